@@ -1,0 +1,409 @@
+package volume
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/fxamacker/cbor/v2"
+
+	"github.com/p2pfs/p2pfs/chunk"
+	"github.com/p2pfs/p2pfs/pack"
+)
+
+const (
+	entryMagic   = "p2pE"
+	entryVersion = 1
+	entryHeader  = 4 + 1 + 1 // magic, version, kind of entry
+
+	// MaxEntry is the length in bytes of the longest encoded entry. It fits a
+	// chunk, and what a link may point to.
+	MaxEntry = 256 << 10
+	// MaxInline is the longest content that stands in the entry itself, in
+	// bytes. No pack is shorter, so a lone file up to here costs one pack
+	// instead of two; and more would make listing a directory dear, for which
+	// all its entries are read.
+	MaxInline = 4 << 10
+	// MaxName is the length of the longest name in bytes, as in most file
+	// systems.
+	MaxName = 255
+	// MaxFile is the size of the longest file in bytes.
+	MaxFile = math.MaxInt64
+	// MaxXattrs is how many extended attributes an entry may have, and
+	// MaxXattrBytes the bytes of all their names and values together.
+	MaxXattrs     = 1024
+	MaxXattrBytes = 64 << 10
+	// maxDepth is how deep lists of refs nest.
+	maxDepth = 4
+	// maxEntryRefs is how many refs stand in the entry itself: of a file of
+	// about 128 MiB, in 10 KiB. Longer lists nest.
+	maxEntryRefs = 128
+
+	modeMask = 0o7777
+)
+
+// EntryKind is what an entry stands for. The numbers are on disk: add at the
+// end, never reorder.
+type EntryKind uint8
+
+// FileEntry is an ordinary file, the one kind so far. A directory, symbolic
+// link, fifo, socket or device will be another kind, with a body of its own.
+const FileEntry EntryKind = 1
+
+// Entry is a name in a tree, with all that is known of it.
+type Entry struct {
+	Kind   EntryKind
+	Name   string // bytes, not always UTF-8; without '/' and NUL, never "." or ".."
+	Mode   uint32 // permission bits, setuid (04000), setgid (02000) and sticky (01000)
+	MTime  time.Time
+	Size   int64 // of the content in bytes
+	Xattrs []Xattr
+
+	inline    []byte   // the content of a tiny file
+	depth     int      // 0: parts are chunks; d: nodes of level d-1
+	parts     []part   // the content of others
+	inventory pack.Ref // of a root entry; zero of others
+}
+
+// Refs is how many refs stand in the entry itself: none where the content
+// does, and few where the refs are nested.
+func (e Entry) Refs() int { return len(e.parts) }
+
+// Xattr is an extended attribute.
+type Xattr struct {
+	_     struct{} `cbor:",toarray"`
+	Name  []byte
+	Value []byte
+}
+
+// fileBody is an entry of kind FileEntry as CBOR has it.
+type fileBody struct {
+	_         struct{} `cbor:",toarray"`
+	Name      []byte
+	Mode      uint32
+	Sec       int64 // of MTime, Unix time
+	Nsec      uint32
+	Size      int64
+	Xattrs    []Xattr
+	Inline    []byte
+	Depth     uint8
+	Parts     []byte // records as part.append gives them
+	Inventory []byte // empty, or a ref
+}
+
+// encMode and decMode are the one way we write and read CBOR: deterministic
+// (RFC 8949, 4.2.1), and within bounds.
+var (
+	encMode = must(cbor.EncOptions{
+		Sort:          cbor.SortCoreDeterministic,
+		IndefLength:   cbor.IndefLengthForbidden,
+		NilContainers: cbor.NilContainerAsEmpty,
+		TagsMd:        cbor.TagsForbidden,
+	}.EncMode())
+	decMode = must(cbor.DecOptions{
+		DupMapKey:        cbor.DupMapKeyEnforcedAPF,
+		IndefLength:      cbor.IndefLengthForbidden,
+		TagsMd:           cbor.TagsForbidden,
+		MaxNestedLevels:  4,
+		MaxArrayElements: MaxXattrs,
+		MaxMapPairs:      16,
+	}.DecMode())
+)
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+// encode gives the one encoding of e, which must be valid.
+func (e *Entry) encode() ([]byte, error) {
+	if err := e.check(); err != nil {
+		return nil, fmt.Errorf("encode entry: %w", err)
+	}
+	body := fileBody{
+		Name:   []byte(e.Name),
+		Mode:   e.Mode,
+		Sec:    e.MTime.Unix(),
+		Nsec:   uint32(e.MTime.Nanosecond()),
+		Size:   e.Size,
+		Xattrs: e.Xattrs,
+		Inline: e.inline,
+		Depth:  uint8(e.depth),
+	}
+	for _, p := range e.parts {
+		body.Parts = p.append(body.Parts, e.depth)
+	}
+	if e.inventory != (pack.Ref{}) {
+		body.Inventory = e.inventory.Append(nil)
+	}
+	b, err := encMode.Marshal(&body)
+	if err != nil {
+		return nil, fmt.Errorf("encode entry: %w", err)
+	}
+	head := append([]byte(entryMagic), entryVersion, byte(e.Kind))
+	if len(head)+len(b) > MaxEntry {
+		return nil, fmt.Errorf("encode entry: %d bytes, at most %d are allowed", len(head)+len(b), MaxEntry)
+	}
+	return append(head, b...), nil
+}
+
+// decodeEntry reads what encode gave.
+func decodeEntry(b []byte) (*Entry, error) {
+	e, err := decodeEntryBody(b)
+	if err != nil {
+		return nil, fmt.Errorf("decode entry: %w", err)
+	}
+	return e, nil
+}
+
+func decodeEntryBody(b []byte) (*Entry, error) {
+	if len(b) > MaxEntry || len(b) < entryHeader || string(b[:4]) != entryMagic {
+		return nil, fmt.Errorf("%w: not an entry", ErrCorrupt)
+	}
+	if v := b[4]; v > entryVersion {
+		return nil, fmt.Errorf("version %d: %w", v, pack.ErrVersion)
+	} else if v != entryVersion {
+		return nil, fmt.Errorf("%w: version %d", ErrCorrupt, v)
+	}
+	switch k := EntryKind(b[5]); k {
+	case FileEntry:
+	case 0:
+		return nil, fmt.Errorf("%w: no kind", ErrCorrupt)
+	default:
+		return nil, fmt.Errorf("neither file nor anything else that is known (kind %d): %w", k, pack.ErrVersion)
+	}
+	var body fileBody
+	if err := decMode.Unmarshal(b[entryHeader:], &body); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	e := &Entry{
+		Kind:   FileEntry,
+		Name:   string(body.Name),
+		Mode:   body.Mode,
+		MTime:  time.Unix(body.Sec, int64(body.Nsec)),
+		Size:   body.Size,
+		Xattrs: body.Xattrs,
+		inline: body.Inline,
+		depth:  int(body.Depth),
+	}
+	if body.Nsec > 999_999_999 {
+		return nil, fmt.Errorf("%w: %d nanoseconds", ErrCorrupt, body.Nsec)
+	}
+	if e.depth > maxDepth {
+		return nil, fmt.Errorf("%w: refs nested %d deep", ErrCorrupt, e.depth)
+	}
+	var err error
+	if e.parts, err = readParts(body.Parts, e.depth, maxEntryRefs); err != nil {
+		return nil, err
+	}
+	if len(body.Inventory) > 0 {
+		if e.inventory, err = pack.DecodeRef(body.Inventory); err != nil {
+			return nil, err
+		}
+	}
+	if err := e.check(); err != nil {
+		return nil, err
+	}
+	again, err := e.encode()
+	if err != nil {
+		return nil, err
+	}
+	if !bytes.Equal(again, b) {
+		return nil, fmt.Errorf("%w: not the canonical encoding", ErrCorrupt)
+	}
+	return e, nil
+}
+
+// check refuses an entry that cannot be.
+func (e *Entry) check() error {
+	if e.Kind != FileEntry {
+		return fmt.Errorf("%w: an entry of kind %d", ErrCorrupt, e.Kind)
+	}
+	if err := CheckName(e.Name); err != nil {
+		return fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	if e.Mode&^modeMask != 0 {
+		return fmt.Errorf("%w: mode %#o", ErrCorrupt, e.Mode)
+	}
+	if e.Size < 0 {
+		return fmt.Errorf("%w: a size of %d", ErrCorrupt, e.Size)
+	}
+	total := 0
+	for i, x := range e.Xattrs {
+		if len(x.Name) < 1 || len(x.Name) > MaxName || i > 0 && bytes.Compare(e.Xattrs[i-1].Name, x.Name) >= 0 {
+			return fmt.Errorf("%w: extended attributes not in order", ErrCorrupt)
+		}
+		total += len(x.Name) + len(x.Value)
+	}
+	if len(e.Xattrs) > MaxXattrs || total > MaxXattrBytes {
+		return fmt.Errorf("%w: %d extended attributes with %d bytes", ErrCorrupt, len(e.Xattrs), total)
+	}
+	if len(e.parts) == 0 {
+		if len(e.inline) > MaxInline || int64(len(e.inline)) != e.Size || e.depth != 0 {
+			return fmt.Errorf("%w: %d bytes of content, want %d", ErrCorrupt, len(e.inline), e.Size)
+		}
+		return nil
+	}
+	if len(e.inline) > 0 || len(e.parts) > maxEntryRefs {
+		return fmt.Errorf("%w: %d refs and %d bytes of content", ErrCorrupt, len(e.parts), len(e.inline))
+	}
+	return checkSum(e.parts, uint64(e.Size))
+}
+
+// CheckName refuses what cannot be the name of a file.
+func CheckName(name string) error {
+	switch {
+	case name == "":
+		return errors.New("empty name")
+	case len(name) > MaxName:
+		return fmt.Errorf("name of %d bytes, at most %d are allowed", len(name), MaxName)
+	case name == "." || name == "..":
+		return fmt.Errorf("name %q", name)
+	}
+	for i := range len(name) {
+		if name[i] == '/' || name[i] == 0 {
+			return fmt.Errorf("name %q has a slash or a zero byte in it", name)
+		}
+	}
+	return nil
+}
+
+const (
+	nodeMagic   = "p2pN"
+	nodeVersion = 1
+	nodeHeader  = 4 + 1 + 1 + 4 // magic, version, level, count
+
+	// maxNodeRefs is how many refs a node has at most.
+	maxNodeRefs = 8192
+	// maxNode is the length in bytes of the longest encoded node.
+	maxNode = nodeHeader + maxNodeRefs*(pack.RefLen+8)
+)
+
+// part is a ref to a part of a file's content: at level 0 a chunk of it, above
+// that a node of the level below.
+type part struct {
+	pack.Ref
+	under uint64 // bytes of content; at level 0 the Size of the ref
+}
+
+func recordLen(level int) int {
+	if level == 0 {
+		return pack.RefLen
+	}
+	return pack.RefLen + 8
+}
+
+func (p part) append(b []byte, level int) []byte {
+	b = p.Ref.Append(b)
+	if level > 0 {
+		b = binary.BigEndian.AppendUint64(b, p.under)
+	}
+	return b
+}
+
+// readParts reads the records of b, at most limit.
+func readParts(b []byte, level, limit int) ([]part, error) {
+	n := len(b) / recordLen(level)
+	if len(b)%recordLen(level) != 0 || n > limit {
+		return nil, fmt.Errorf("%w: %d bytes of refs", ErrCorrupt, len(b))
+	}
+	if n == 0 {
+		return nil, nil
+	}
+	parts := make([]part, n)
+	for i := range parts {
+		rec := b[i*recordLen(level):][:recordLen(level)]
+		ref, err := pack.DecodeRef(rec[:pack.RefLen])
+		if err != nil {
+			return nil, err
+		}
+		p := part{Ref: ref, under: ref.Size}
+		if level > 0 {
+			p.under = binary.BigEndian.Uint64(rec[pack.RefLen:])
+		}
+		if err := p.check(level); err != nil {
+			return nil, err
+		}
+		parts[i] = p
+	}
+	return parts, nil
+}
+
+// check refuses a part that cannot be.
+func (p part) check(level int) error {
+	limit := uint64(maxNode)
+	if level == 0 {
+		limit = chunk.MaxSize
+	}
+	if p.Size < 1 || p.Size > limit || p.under < 1 || p.under > MaxFile {
+		return fmt.Errorf("%w: a ref to %d bytes of content in %d", ErrCorrupt, p.under, p.Size)
+	}
+	return nil
+}
+
+// checkSum checks that parts are want bytes of content together.
+func checkSum(parts []part, want uint64) error {
+	var sum uint64
+	for _, p := range parts {
+		if p.under > want-sum {
+			return fmt.Errorf("%w: refs to more than %d bytes", ErrCorrupt, want)
+		}
+		sum += p.under
+	}
+	if sum != want {
+		return fmt.Errorf("%w: refs to %d bytes, want %d", ErrCorrupt, sum, want)
+	}
+	return nil
+}
+
+// node is a list of parts too long for an entry, in a chunk of its own.
+type node struct {
+	level int
+	parts []part // 1 to maxNodeRefs
+}
+
+// encode gives the one encoding of n.
+func (n *node) encode() []byte {
+	b := make([]byte, 0, nodeHeader+len(n.parts)*recordLen(n.level))
+	b = append(b, nodeMagic...)
+	b = append(b, nodeVersion, byte(n.level))
+	b = binary.BigEndian.AppendUint32(b, uint32(len(n.parts)))
+	for _, p := range n.parts {
+		b = p.append(b, n.level)
+	}
+	return b
+}
+
+// decodeNode reads what encode gave.
+func decodeNode(b []byte) (*node, error) {
+	n, err := decodeNodeBody(b)
+	if err != nil {
+		return nil, fmt.Errorf("decode node: %w", err)
+	}
+	return n, nil
+}
+
+func decodeNodeBody(b []byte) (*node, error) {
+	if len(b) > maxNode || len(b) < nodeHeader || string(b[:4]) != nodeMagic {
+		return nil, fmt.Errorf("%w: not a node", ErrCorrupt)
+	}
+	if v := b[4]; v > nodeVersion {
+		return nil, fmt.Errorf("version %d: %w", v, pack.ErrVersion)
+	} else if v != nodeVersion {
+		return nil, fmt.Errorf("%w: version %d", ErrCorrupt, v)
+	}
+	n := &node{level: int(b[5])}
+	count := binary.BigEndian.Uint32(b[6:])
+	body := b[nodeHeader:]
+	if n.level >= maxDepth || count < 1 || count > maxNodeRefs || len(body) != int(count)*recordLen(n.level) {
+		return nil, fmt.Errorf("%w: %d refs in %d bytes at level %d", ErrCorrupt, count, len(body), n.level)
+	}
+	var err error
+	n.parts, err = readParts(body, n.level, maxNodeRefs)
+	return n, err
+}

@@ -1,0 +1,520 @@
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/p2pfs/p2pfs/chunk"
+	"github.com/p2pfs/p2pfs/pack"
+)
+
+const (
+	// workers is how many chunks are sealed, or opened, at once. Coding,
+	// hashing and the transport want cores too.
+	workers = 2
+	// lookAhead is how many chunks are under way at once, each with two
+	// buffers of at most chunk.MaxSize and a bit.
+	lookAhead = 4
+	// maxPending is how many refs wait for the ID of the pack being filled.
+	// Only duplicates, which do not fill it, come near.
+	maxPending = 16 << 10
+	// maxKnown is how many chunks of a file are remembered to find
+	// duplicates: 5 MiB of memory, and 64 GiB of content.
+	maxKnown = 64 << 10
+	// ownBuffers is how many packs WriteFile fills or has under way at once
+	// if the caller has no opinion.
+	ownBuffers = 3
+)
+
+// Info is what is known about a file before it is read.
+type Info struct {
+	Name  string
+	Mode  uint32 // permission bits, setuid (04000), setgid (02000) and sticky (01000)
+	MTime time.Time
+	Size  int64 // in bytes; -1: not known
+}
+
+// Options are what callers of WriteFile may want otherwise.
+type Options struct {
+	// PackBytes is the greatest length of a pack before padding; 0, or too
+	// much, stands for pack.MaxLen, and too little for the longest chunk.
+	PackBytes int
+	// Buffers are for the content of packs; nil: three of its own.
+	Buffers *Buffers
+	// Progress is called now and then with the number of bytes of content
+	// that are in packs so far, from one goroutine.
+	Progress func(done int64)
+}
+
+// Buffers is a fixed number of pack buffers, which bounds how many packs are
+// being filled or stored at a time. Its methods may be called by several
+// goroutines, and it may be shared by several files.
+type Buffers struct{ free chan []byte }
+
+// NewBuffers makes n buffers, n > 0. Their memory is taken when they are first
+// used.
+func NewBuffers(n int) *Buffers {
+	b := &Buffers{free: make(chan []byte, n)}
+	for range n {
+		b.free <- nil
+	}
+	return b
+}
+
+// get waits for a buffer, of at least size bytes.
+func (b *Buffers) get(ctx context.Context, size int) ([]byte, error) {
+	select {
+	case buf := <-b.free:
+		if cap(buf) < size {
+			buf = make([]byte, 0, size)
+		}
+		return buf, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+func (b *Buffers) put(buf []byte) { b.free <- buf[:0] }
+
+// WriteFile stores what r gives as a file. It returns when all packs are
+// durable: the ref of its entry, which is what a link needs, the entry, and
+// the IDs of all packs, that of the entry last.
+//
+// Content is cut, sealed and put into data packs; what is needed to find it
+// again into metadata packs. The same content, keys and info give the same
+// packs, so that what was interrupted is found again. If r gives another number
+// of bytes than info.Size, the error wraps [ErrChanged]. Where WriteFile fails,
+// packs may have been stored that nothing refers to.
+func WriteFile(ctx context.Context, sink Sink, keys *Keys, info Info, r io.Reader, opt Options) (root pack.Ref, entry Entry, packs []pack.ID, err error) {
+	w := newWriter(sink, keys, info, opt)
+	defer w.close()
+	if err := w.file(ctx, info, r); err != nil {
+		return pack.Ref{}, Entry{}, nil, fmt.Errorf("write %q: %w", info.Name, err)
+	}
+	return w.root, w.entry, w.packs, nil
+}
+
+// writer is one WriteFile.
+type writer struct {
+	sink  Sink
+	keys  *Keys
+	opt   Options
+	limit int // bytes of a pack before padding
+	hint  int // bytes to make room for at first
+
+	nodeRefs, entryRefs int // maxNodeRefs, maxEntryRefs; fewer in tests
+
+	size    int64 // content so far
+	inline  []byte
+	data    builder
+	pending []place              // content whose refs are not in levels yet, in order
+	known   map[chunk.Key]place  // chunks of this file
+	levels  [maxDepth + 1][]part // refs not in nodes yet, by level; zero packs stand for meta's
+	meta    builder
+	packs   []pack.ID // finished, in order
+
+	root  pack.Ref
+	entry Entry
+}
+
+// place is where a chunk is; the pack of ref is not set, for it may not be
+// known yet.
+type place struct {
+	ref  pack.Ref
+	pack *pack.ID
+}
+
+// builder is a pack being filled, if id is set.
+type builder struct {
+	pack.Builder
+
+	buffers *Buffers
+	buf     []byte
+	id      *pack.ID // set when the pack is finished
+}
+
+func newWriter(sink Sink, keys *Keys, info Info, opt Options) *writer {
+	w := &writer{
+		sink: sink, keys: keys, opt: opt, limit: opt.PackBytes,
+		nodeRefs: maxNodeRefs, entryRefs: maxEntryRefs,
+		known: make(map[chunk.Key]place),
+	}
+	if w.limit <= 0 || w.limit > pack.MaxLen {
+		w.limit = pack.MaxLen
+	}
+	w.limit = max(w.limit, chunk.MaxSealed(chunk.MaxSize))
+	w.hint = pack.Padme(w.limit)
+	if info.Size >= 0 && info.Size < int64(w.limit)/2 {
+		w.hint = pack.Padme(chunk.MaxSealed(int(info.Size)) + chunk.FrameSize)
+	}
+	w.data.buffers = opt.Buffers
+	if w.data.buffers == nil {
+		w.data.buffers = NewBuffers(ownBuffers)
+	}
+	// Metadata comes rarely: two small buffers that grow.
+	w.meta.buffers = NewBuffers(2)
+	return w
+}
+
+// close gives back what a failure left.
+func (w *writer) close() {
+	for _, b := range []*builder{&w.data, &w.meta} {
+		if b.id != nil {
+			b.buffers.put(b.buf)
+			b.id = nil
+		}
+	}
+}
+
+func (w *writer) file(ctx context.Context, info Info, r io.Reader) error {
+	w.entry = Entry{Kind: FileEntry, Name: info.Name, Mode: info.Mode, MTime: info.MTime}
+	if err := w.entry.check(); err != nil { // before much is stored for nothing
+		return err
+	}
+	if err := w.content(ctx, info.Size, r); err != nil {
+		return err
+	}
+	if info.Size >= 0 && w.size != info.Size {
+		return fmt.Errorf("%w: it has %d bytes, %d were expected", ErrChanged, w.size, info.Size)
+	}
+	if err := w.finishData(ctx); err != nil {
+		return err
+	}
+	w.entry.Size, w.entry.inline = w.size, w.inline
+	if err := w.collapse(ctx); err != nil {
+		return err
+	}
+	if err := w.finishRoot(ctx); err != nil {
+		return err
+	}
+	return w.sink.Wait(ctx)
+}
+
+// sealing is a chunk on its way through content.
+type sealing struct {
+	plain, sealed []byte
+	key           chunk.Key
+	done          chan struct{} // has one element when sealed and key are set
+}
+
+var splitters = sync.Pool{New: func() any { return chunk.NewSplitter(strings.NewReader("")) }}
+
+// content reads all of r: one goroutine cuts, some seal, and one puts the
+// chunks into packs in their order. It stops where r gives more than size
+// bytes, unless that is negative.
+func (w *writer) content(ctx context.Context, size int64, r io.Reader) error {
+	g, ctx := errgroup.WithContext(ctx)
+	free := make(chan *sealing, lookAhead)
+	for range lookAhead {
+		free <- &sealing{done: make(chan struct{}, 1)}
+	}
+	// Neither ever has more elements than there are in all: sends do not block.
+	todo, order := make(chan *sealing, lookAhead), make(chan *sealing, lookAhead)
+	g.Go(func() error {
+		defer close(todo)
+		defer close(order)
+		split := splitters.Get().(*chunk.Splitter)
+		split.Reset(r)
+		defer func() {
+			split.Reset(strings.NewReader(""))
+			splitters.Put(split)
+		}()
+		var total int64
+		for {
+			plain, err := split.Next()
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			if total += int64(len(plain)); size >= 0 && total > size {
+				return fmt.Errorf("%w: it has more than the %d bytes that were expected", ErrChanged, size)
+			}
+			select {
+			case s := <-free:
+				s.plain = append(s.plain[:0], plain...)
+				todo <- s
+				order <- s
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+		}
+	})
+	for range workers {
+		g.Go(func() error {
+			for s := range todo {
+				s.sealed, s.key = chunk.Seal(s.sealed[:0], &w.keys.Convergence, s.plain)
+				s.done <- struct{}{}
+			}
+			return nil
+		})
+	}
+	g.Go(func() error {
+		for s := range order {
+			<-s.done
+			if err := w.add(ctx, s); err != nil {
+				return err
+			}
+			free <- s
+		}
+		return nil
+	})
+	return g.Wait()
+}
+
+// add puts the next chunk of content where it belongs.
+func (w *writer) add(ctx context.Context, s *sealing) error {
+	if err := ctx.Err(); err != nil {
+		return context.Cause(ctx)
+	}
+	first := w.size == 0
+	w.size += int64(len(s.plain))
+	if w.opt.Progress != nil {
+		defer func() { w.opt.Progress(w.size) }()
+	}
+	if first && len(s.plain) <= MaxInline { // shorter than chunk.MinSize: nothing follows
+		w.inline = append([]byte(nil), s.plain...)
+		return nil
+	}
+	p, ok := w.known[s.key]
+	if !ok {
+		if w.data.id != nil && w.data.Room() < len(s.sealed) {
+			if err := w.finishData(ctx); err != nil {
+				return err
+			}
+		}
+		if err := w.data.begin(ctx, w.hint, w.limit); err != nil {
+			return err
+		}
+		p = place{pack: w.data.id, ref: pack.Ref{
+			Off:  uint32(w.data.Append(s.sealed)),
+			Len:  uint32(len(s.sealed)),
+			Size: uint64(len(s.plain)),
+			Key:  s.key,
+		}}
+		if len(w.known) < maxKnown {
+			w.known[s.key] = p
+		}
+	}
+	w.pending = append(w.pending, p)
+	if len(w.pending) >= maxPending {
+		return w.finishData(ctx)
+	}
+	return nil
+}
+
+// begin makes sure that there is a pack being filled.
+func (b *builder) begin(ctx context.Context, size, limit int) error {
+	if b.id != nil {
+		return nil
+	}
+	buf, err := b.buffers.get(ctx, size)
+	if err != nil {
+		return err
+	}
+	b.buf, b.id = buf, new(pack.ID)
+	b.Reset(buf, limit)
+	return nil
+}
+
+// finish stores the pack being filled and gives its ID.
+func (w *writer) finish(ctx context.Context, b *builder, meta bool) (pack.ID, error) {
+	data := b.Finish()
+	b.buf = data // it may have grown
+	release := sync.OnceFunc(func() { b.buffers.put(data) })
+	id, err := w.sink.PutPack(ctx, data, meta, release)
+	if err != nil {
+		release()
+		b.id = nil
+		return id, err
+	}
+	*b.id = id
+	b.id = nil
+	w.packs = append(w.packs, id)
+	return id, nil
+}
+
+// finishData stores the data pack being filled, if any, whereupon all pending
+// refs are known.
+func (w *writer) finishData(ctx context.Context) error {
+	if w.data.id != nil {
+		if _, err := w.finish(ctx, &w.data, false); err != nil {
+			return err
+		}
+	}
+	for _, p := range w.pending {
+		p.ref.Pack = *p.pack
+		if err := w.push(ctx, 0, part{Ref: p.ref, under: p.ref.Size}); err != nil {
+			return err
+		}
+	}
+	w.pending = w.pending[:0]
+	return nil
+}
+
+// push adds a part to its level, and as soon as the level fills a node, that
+// to the level above.
+func (w *writer) push(ctx context.Context, level int, p part) error {
+	w.levels[level] = append(w.levels[level], p)
+	if len(w.levels[level]) < w.nodeRefs {
+		return nil
+	}
+	return w.putNode(ctx, level)
+}
+
+// putNode makes a node of all parts of a level.
+func (w *writer) putNode(ctx context.Context, level int) error {
+	if level >= maxDepth {
+		return ErrTooLarge
+	}
+	n := node{level: level, parts: w.levels[level]}
+	// Room first: if the pack has to be finished, refs to it change.
+	if err := w.reserve(ctx, chunk.MaxSealed(nodeHeader+len(n.parts)*recordLen(level))); err != nil {
+		return err
+	}
+	p := part{Ref: w.putMeta(n.encode())}
+	for _, sub := range n.parts {
+		p.under += sub.under
+	}
+	w.levels[level] = n.parts[:0]
+	return w.push(ctx, level+1, p)
+}
+
+// collapse puts what is left of the levels into nodes, until it fits the
+// entry.
+func (w *writer) collapse(ctx context.Context) error {
+	for level := range w.levels {
+		top := true
+		for _, above := range w.levels[level+1:] {
+			top = top && len(above) == 0
+		}
+		parts := w.levels[level]
+		if top && len(parts) <= w.entryRefs {
+			w.entry.depth, w.entry.parts = level, parts
+			return nil
+		}
+		if len(parts) > 0 {
+			if err := w.putNode(ctx, level); err != nil {
+				return err
+			}
+		}
+	}
+	return ErrTooLarge
+}
+
+// reserve makes room for n bytes in the metadata pack, finishing the one being
+// filled where that has not enough.
+func (w *writer) reserve(ctx context.Context, n int) error {
+	if n > w.limit {
+		return ErrTooLarge
+	}
+	if w.meta.id != nil && w.meta.Room() < n {
+		if err := w.finishMeta(ctx); err != nil {
+			return err
+		}
+	}
+	return w.meta.begin(ctx, 0, w.limit)
+}
+
+// putMeta adds a chunk to the metadata pack. The pack of the ref is zero.
+func (w *writer) putMeta(plain []byte) pack.Ref {
+	sealed, key := chunk.Seal(nil, &w.keys.Convergence, plain)
+	return pack.Ref{Off: uint32(w.meta.Append(sealed)), Len: uint32(len(sealed)), Size: uint64(len(plain)), Key: key}
+}
+
+// finishMeta stores the metadata pack being filled; refs to it that are not
+// written yet get its ID.
+func (w *writer) finishMeta(ctx context.Context) error {
+	id, err := w.finish(ctx, &w.meta, true)
+	if err != nil {
+		return err
+	}
+	for _, parts := range w.levels {
+		for i := range parts {
+			if parts[i].Pack.IsZero() {
+				parts[i].Pack = id
+			}
+		}
+	}
+	return nil
+}
+
+// finishRoot writes inventory and entry, which stand in the same pack, the
+// last one.
+func (w *writer) finishRoot(ctx context.Context) error {
+	// The inventory lists all packs but the one it is in: so it has to be
+	// known which that is before it is written.
+	n := len(w.packs) + 1
+	room := chunk.MaxSealed(MaxEntry) + n*33 + (n/pack.MaxInventoryIDs+2)*256
+	if err := w.reserve(ctx, room); err != nil {
+		return err
+	}
+	w.entry.inventory = w.putInventory()
+	b, err := w.entry.encode()
+	if err != nil {
+		return err
+	}
+	w.root = w.putMeta(b)
+	w.root.Pack, err = w.finish(ctx, &w.meta, true)
+	if err != nil {
+		return err
+	}
+	w.entry.parts = append([]part(nil), w.entry.parts...)
+	return w.entry.resolve(w.root)
+}
+
+// putInventory writes the inventory of all finished packs.
+func (w *writer) putInventory() pack.Ref {
+	ids := append([]pack.ID(nil), w.packs...)
+	invs := pack.NewInventory(ids)
+	for depth := 1; ; depth++ {
+		refs := make([]pack.Ref, len(invs))
+		for i, v := range invs {
+			refs[i] = w.putMeta(v.Encode())
+		}
+		if len(refs) == 1 {
+			return refs[0]
+		}
+		invs = invs[:0]
+		for len(refs) > 0 {
+			k := min(len(refs), pack.MaxInventoryRefs)
+			invs = append(invs, pack.Inventory{Depth: depth, Refs: refs[:k]})
+			refs = refs[k:]
+		}
+	}
+}
+
+// resolve makes the refs of an entry, which is at root, good outside of its
+// pack.
+func (e *Entry) resolve(root pack.Ref) error {
+	if err := resolveParts(e.parts, root); err != nil {
+		return err
+	}
+	if e.inventory == (pack.Ref{}) {
+		return nil
+	}
+	var err error
+	e.inventory, err = e.inventory.In(root.Pack, root.Off)
+	return err
+}
+
+// resolveParts makes the refs that stand in the chunk at good outside of
+// its pack.
+func resolveParts(parts []part, at pack.Ref) error {
+	for i := range parts {
+		r, err := parts[i].In(at.Pack, at.Off)
+		if err != nil {
+			return err
+		}
+		parts[i].Ref = r
+	}
+	return nil
+}
