@@ -1,0 +1,171 @@
+package store
+
+import (
+	"bytes"
+	"encoding/hex"
+	"errors"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/p2pfs/p2pfs/internal/digest"
+	"github.com/p2pfs/p2pfs/pack"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// golden compares b with a file of hexadecimal digits.
+func golden(tb testing.TB, name string, b []byte) {
+	tb.Helper()
+	path := filepath.Join("testdata", name+".hex")
+	if *update {
+		var text strings.Builder
+		for s := hex.EncodeToString(b); s != ""; {
+			n := min(64, len(s))
+			text.WriteString(s[:n] + "\n")
+			s = s[n:]
+		}
+		if err := os.MkdirAll("testdata", 0o755); err != nil {
+			tb.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text.String()), 0o644); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	want, err := hex.DecodeString(strings.ReplaceAll(string(text), "\n", ""))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if !bytes.Equal(b, want) {
+		tb.Errorf("%s: got %x, want %x", name, b, want)
+	}
+}
+
+func hashOf(s string) pack.Hash { return digest.Of([]byte(s)) }
+
+var goldenRecords = map[string]record{
+	"record-empty": {shards: []shard{}},
+	"record-tombstone": {
+		tomb:   &tombstone{stamp{1800000000000, hashOf("state")}, 1800000000001, []byte("an encoded state")},
+		shards: []shard{},
+	},
+	"record-shards": {shards: []shard{
+		{stamp: stamp{7, hashOf("a")}, coding: hashOf("b"), slot: 300, index: 19, k: 8, m: 12, rows: 16,
+			cost: 4<<20 + 5, put: PutID{1, 2, 3}},
+		{stamp: stamp{6, hashOf("c")}, coding: hashOf("d"), slot: 2, index: 255, k: 256, m: 0, rows: 128,
+			cost: 1, expires: 1800000000000, damaged: true},
+	}},
+}
+
+func TestRecordsAreEncodedAsEver(t *testing.T) {
+	for name, r := range goldenRecords {
+		b := r.encode()
+		golden(t, name, b)
+		got, err := decodeRecord(b)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		opt := cmp.AllowUnexported(record{}, shard{}, stamp{}, tombstone{})
+		if diff := cmp.Diff(r, got, opt); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+		for n := range b {
+			if _, err := decodeRecord(b[:n]); err == nil {
+				t.Errorf("%s: the first %d bytes were taken for all", name, n)
+			}
+		}
+		if _, err := decodeRecord(append(b, 0)); err == nil {
+			t.Errorf("%s: a byte too many was taken", name)
+		}
+		b[0]++
+		_, err = decodeRecord(b)
+		wantErr(t, err, ErrVersion)
+	}
+}
+
+var goldenHolders = []Holder{{"peer one", 0}, {strings.Repeat("x", maxPeer), 255}}
+
+func TestHoldersAreEncodedAsEver(t *testing.T) {
+	b, err := encodeHolders(1800000000000, goldenHolders)
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "holders", b)
+	number, hs, err := decodeHolders(b)
+	if diff := cmp.Diff(goldenHolders, hs); diff != "" || number != 1800000000000 || err != nil {
+		t.Errorf("got %d, %v, %v", number, err, diff)
+	}
+	b[0]++
+	_, _, err = decodeHolders(b)
+	wantErr(t, err, ErrVersion)
+	for _, bad := range [][]Holder{{{"", 0}}, {{"p", -1}}, {{"p", 256}}, {{strings.Repeat("x", maxPeer+1), 0}}, make([]Holder, maxHolders+1)} {
+		if _, err := encodeHolders(1, bad); err == nil {
+			t.Errorf("%v was encoded", bad[:1])
+		}
+	}
+}
+
+func FuzzDecodeRecord(f *testing.F) {
+	for _, r := range goldenRecords {
+		f.Add(r.encode())
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r, err := decodeRecord(b)
+		if err != nil {
+			if !errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrVersion) {
+				t.Errorf("got error %v", err)
+			}
+			return
+		}
+		if got := r.encode(); !bytes.Equal(got, b) {
+			t.Errorf("got %x, want %x", got, b)
+		}
+	})
+}
+
+func FuzzDecodeHolders(f *testing.F) {
+	b, err := encodeHolders(7, goldenHolders)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		number, hs, err := decodeHolders(b)
+		if err != nil {
+			return
+		}
+		if got, err := encodeHolders(number, hs); err != nil || !bytes.Equal(got, b) {
+			t.Errorf("got %x, %v, want %x", got, err, b)
+		}
+	})
+}
+
+// FuzzScanLog gives the reader of Badger's files any bytes: it must end, and
+// what it calls an entry must be within the file.
+func FuzzScanLog(f *testing.F) {
+	entry := []byte{0, 0, 18, 4, 0, 'b', 0, 0, 0, 0, 0, 0, 0, 1, 0, 255, 255, 255, 255, 255, 255, 255, 250, 'd', 'a', 't', 'a', 0x12, 0x34, 0x56, 0x78}
+	f.Add(append(make([]byte, logHeaderLen), entry...))
+	f.Add(append(make([]byte, logHeaderLen), bytes.Repeat([]byte{0}, 100)...))
+	dir := f.TempDir()
+	f.Fuzz(func(t *testing.T, b []byte) {
+		path := filepath.Join(dir, "000001.vlog")
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		sc, err := scanLog(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if sc.good > 0 && sc.end > int64(len(b)) {
+			t.Errorf("got %+v of %d bytes", sc, len(b))
+		}
+	})
+}
