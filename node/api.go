@@ -1,0 +1,161 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/p2pfs/p2pfs/erasure"
+)
+
+// Code says what kind of outcome an operation had. The numbers are the exit
+// codes of the command line: add only, never change.
+type Code int
+
+// The outcomes of operations.
+const (
+	OK          Code = 0
+	Failed      Code = 1   // any error without a code of its own
+	Usage       Code = 2   // wrong usage, malformed link
+	Partial     Code = 3   // partly done: fewer shards than asked, but above the repair threshold
+	NotFound    Code = 11  // no such link, volume or path: no manifest found
+	Short       Code = 12  // too few shards to restore
+	NoPeers     Code = 13  // too few peers or no space to store
+	Corrupt     Code = 14  // corrupt data or bad signature
+	Refused     Code = 15  // no right, quota, not a member, another network
+	Interrupted Code = 130 // the caller gave up
+)
+
+// Error is an error with its outcome and, where something can be done, what.
+type Error struct {
+	Code Code
+	Hint string // empty, or one line that says what to do
+	Err  error
+}
+
+func (e *Error) Error() string { return e.Err.Error() }
+
+// Unwrap gives the cause.
+func (e *Error) Unwrap() error { return e.Err }
+
+// fail makes an Error.
+func fail(code Code, hint, format string, args ...any) error {
+	return &Error{Code: code, Hint: hint, Err: fmt.Errorf(format, args...)}
+}
+
+// CodeOf gives the outcome of err: OK for nil, Failed where err says nothing
+// better.
+func CodeOf(err error) Code {
+	if err == nil {
+		return OK
+	}
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e.Code
+	}
+	return codeOfCause(err)
+}
+
+// HintOf gives what the user can do about err, or "".
+func HintOf(err error) string {
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e.Hint
+	}
+	return ""
+}
+
+// PutRequest says what is to be stored and how.
+type PutRequest struct {
+	Name       string          // base name, 1 to 255 bytes
+	Mode       uint32          // permission bits
+	ModTime    time.Time       // time of last modification
+	Size       int64           // bytes to come, -1 if unknown
+	Redundancy *erasure.Scheme // nil: chosen by the number of peers that accept
+	Expires    time.Duration   // 0: never
+}
+
+// PutResult says what a put stored.
+type PutResult struct {
+	Link     string  `json:"link"`
+	Bytes    int64   `json:"bytes"`  // plain bytes
+	Packs    int     `json:"packs"`  // packs of the file, metadata included
+	K        int     `json:"k"`      // of the pack that survives the fewest losses: its own k′
+	N        int     `json:"n"`      // and its k′ + m
+	Stored   int     `json:"stored"` // shards of that pack that are durable
+	Survives int     `json:"survives"`
+	Seconds  float64 `json:"seconds"`
+	Warning  string  `json:"warning,omitempty"` // in plain words: nothing is safe yet, fewer shards than asked
+	Partial  bool    `json:"partial,omitempty"` // some pack has fewer shards than asked: outcome Partial
+}
+
+// Progress of a put or get.
+type Progress struct {
+	Done  int64 `json:"done"`  // bytes
+	Total int64 `json:"total"` // bytes, -1 if unknown
+}
+
+// FileInfo describes the file behind a source.
+type FileInfo struct {
+	Name    string    `json:"name"`
+	Mode    uint32    `json:"mode"`
+	ModTime time.Time `json:"mtime"`
+	Size    int64     `json:"size"`
+}
+
+// GetRequest asks for the bytes [Offset, Offset+Length) of a source.
+type GetRequest struct {
+	Source string
+	Offset int64 // bytes
+	Length int64 // bytes, -1: to the end
+}
+
+// Stat describes a source and how safe it is now.
+type Stat struct {
+	Kind     string    `json:"kind"` // "file", "verify"
+	Name     string    `json:"name,omitempty"`
+	Mode     uint32    `json:"mode,omitempty"`
+	ModTime  time.Time `json:"mtime,omitzero"`
+	Bytes    int64     `json:"bytes"`    // plain bytes; of the packs where the source cannot be read
+	Packs    int       `json:"packs"`    // packs it consists of
+	K        int       `json:"k"`        // of the pack that survives the fewest further losses
+	N        int       `json:"n"`        // its k′ + m
+	Live     int       `json:"live"`     // its distinct shards on distinct peers that answered now
+	Survives int       `json:"survives"` // further losses survived now: live − k, the lowest over the packs; negative: not restorable now
+	Expires  time.Time `json:"expires,omitzero"`
+}
+
+// Peer is a known member of the network.
+type Peer struct {
+	ID        string    `json:"id"`
+	Addrs     []string  `json:"addrs"`
+	Zone      string    `json:"zone"`
+	HeldBytes int64     `json:"held_bytes"`
+	FreeBytes int64     `json:"free_bytes"`
+	LatencyMS float64   `json:"latency_ms"`
+	LastSeen  time.Time `json:"last_seen"`
+	Voucher   string    `json:"voucher,omitempty"` // peer ID of the member that vouched for it
+	Connected bool      `json:"connected"`
+	Client    bool      `json:"client,omitempty"` // holds nothing for others
+	Version   string    `json:"version,omitempty"`
+}
+
+// Status describes this node.
+type Status struct {
+	ID            string   `json:"id"`
+	Version       string   `json:"version"`
+	Network       string   `json:"network"` // hex
+	Open          bool     `json:"open,omitempty"`
+	Founder       bool     `json:"founder,omitempty"`
+	Running       bool     `json:"running"` // false: a client started for this command
+	Addrs         []string `json:"addrs"`
+	Zone          string   `json:"zone"`
+	Reachability  string   `json:"reachability"` // "public", "private", "unknown"
+	Peers         int      `json:"peers"`        // connected members
+	Shards        int      `json:"shards"`
+	HeldBytes     int64    `json:"held_bytes"`
+	CapacityBytes int64    `json:"capacity_bytes"` // 0: no limit but the disk
+	FreeBytes     int64    `json:"free_bytes"`
+	SentBytes     int64    `json:"sent_bytes"`     // to peers since the start
+	ReceivedBytes int64    `json:"received_bytes"` // from peers since the start
+	Repairs       int      `json:"repairs"`        // under way; repair is not part of this version
+	Seconds       float64  `json:"uptime_seconds"`
+}

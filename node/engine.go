@@ -1,0 +1,127 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/p2pfs/p2pfs/pack"
+	"github.com/p2pfs/p2pfs/store"
+	"github.com/p2pfs/p2pfs/wire"
+)
+
+// Times that bound how long a silent peer can keep us waiting.
+const (
+	// dialTimeout bounds the opening of a stream, connecting included.
+	dialTimeout = 10 * time.Second
+
+	// stallTimeout is how long a transfer may go without a byte moved, and an
+	// acknowledgement may take: a disk under load syncs 4 MiB well within it.
+	stallTimeout = 30 * time.Second
+
+	// askTimeout bounds a question with a short answer.
+	askTimeout = 5 * time.Second
+)
+
+// An engine is what places and fetches packs: the part of a node that knows
+// the world only through its doors.
+type engine struct {
+	self    peer.ID
+	holder  bool // keeps shards for others; false for a client
+	network pack.Network
+	zone    string
+	version string
+	dial    dialer
+	dir     directory
+	clock   clock
+	store   *store.Store
+	peers   *peerTable
+	packs   *packTable
+	buffers *buffers
+	log     *slog.Logger
+	stall   time.Duration // stallTimeout, shorter in tests
+
+	mu   sync.Mutex
+	rand *rand.Rand // guarded by mu
+}
+
+// call opens a stream to p and runs fn on it. While fn runs, a read or write
+// that makes no progress for stall ends with an error; when ctx ends the
+// stream is reset. What happened is remembered of the peer.
+func (e *engine) call(ctx context.Context, p peer.ID, stall time.Duration, fn func(s stream) error) error {
+	begun := e.clock.Now()
+	open, cancel := context.WithTimeout(ctx, min(dialTimeout, max(stall, time.Second)))
+	s, err := e.dial.Open(open, p)
+	cancel()
+	if err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		e.unheard(p, err)
+		return fmt.Errorf("connect to %s: %w", short(p), err)
+	}
+	stop := context.AfterFunc(ctx, func() { s.Reset() })
+	defer stop()
+	err = fn(&patient{stream: s, stall: stall})
+	if err != nil {
+		s.Reset()
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if _, refused := errors.AsType[*wire.Refusal](err); !refused {
+			e.unheard(p, err)
+		} else {
+			e.peers.answered(p, e.clock.Now(), e.clock.Now().Sub(begun))
+		}
+		return err
+	}
+	s.Close()
+	e.peers.answered(p, e.clock.Now(), e.clock.Now().Sub(begun))
+	return nil
+}
+
+// unheard remembers that a peer failed, and says so once a while.
+func (e *engine) unheard(p peer.ID, err error) {
+	now := e.clock.Now()
+	if !e.peers.avoid(p, now) {
+		e.log.Info("peer does not answer", "peer", p, "err", err)
+	}
+	e.peers.failed(p, now)
+}
+
+// patient is a stream whose every read and write has a deadline of its own.
+type patient struct {
+	stream
+
+	stall time.Duration
+}
+
+func (s *patient) Read(b []byte) (int, error) {
+	if err := s.SetDeadline(time.Now().Add(s.stall)); err != nil {
+		return 0, err
+	}
+	return s.stream.Read(b)
+}
+
+func (s *patient) Write(b []byte) (int, error) {
+	if err := s.SetDeadline(time.Now().Add(s.stall)); err != nil {
+		return 0, err
+	}
+	return s.stream.Write(b)
+}
+
+// short names a peer for people: the last 8 characters of its ID, for the
+// first are the same for all.
+func short(p peer.ID) string {
+	s := p.String()
+	if len(s) > 8 {
+		s = s[len(s)-8:]
+	}
+	return s
+}

@@ -1,0 +1,250 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/p2pfs/p2pfs/erasure"
+	"github.com/p2pfs/p2pfs/pack"
+	"github.com/p2pfs/p2pfs/volume"
+	"github.com/p2pfs/p2pfs/wire"
+)
+
+// packsAhead is how many packs a get fetches ahead of the one it writes out.
+const packsAhead = 2
+
+// Put stores what r gives and returns its link once as many shards are
+// durable on distinct peers as PutResult says. Where the result is Partial
+// some are missing. Errors have the codes NoPeers, Usage, Failed.
+func (n *Node) Put(ctx context.Context, q PutRequest, r io.Reader, progress func(Progress)) (PutResult, error) {
+	begun := time.Now()
+	if q.Redundancy != nil {
+		if err := pack.CheckScheme(*q.Redundancy); err != nil {
+			return PutResult{}, fail(Usage, "", "redundancy %s: %w", q.Redundancy, err)
+		}
+	}
+	var expires uint64
+	if q.Expires > 0 {
+		expires = uint64(n.engine.clock.Now().Add(q.Expires).UnixMilli())
+	}
+	keys := n.seed.Keys()
+	p := n.engine.newPutter(ctx, keys.Owner, q.Redundancy, expires)
+	defer p.end()
+
+	info := volume.Info{Name: q.Name, Mode: q.Mode, MTime: q.ModTime, Size: q.Size}
+	options := volume.Options{PackBytes: packBytes(q.Redundancy)}
+	if progress != nil {
+		options.Progress = func(done int64) { progress(Progress{Done: done, Total: q.Size}) }
+	}
+	root, entry, _, err := volume.WriteFile(ctx, p, &keys, info, r, options)
+	if err == nil {
+		err = p.Wait(ctx)
+	}
+	if err == nil {
+		err = p.confirm(ctx)
+	}
+	if err != nil {
+		if ctx.Err() == nil {
+			p.mu.Lock()
+			if p.failed != nil { // what stopped the rest
+				err = p.failed
+			}
+			p.mu.Unlock()
+		}
+		p.cancel(err)
+		p.wg.Wait()
+		p.giveUp()
+		return PutResult{}, err
+	}
+	link := volume.FileLink(n.engine.network, root)
+	worst := p.worst()
+	res := PutResult{
+		Link: link.String(), Bytes: entry.Size, Packs: len(p.packs),
+		K: worst.k, N: worst.k + worst.m, Stored: len(worst.holders), Survives: len(worst.holders) - worst.k,
+		Seconds: time.Since(begun).Seconds(),
+	}
+	for _, pk := range p.packs {
+		if pk.missing() > 0 {
+			res.Partial = true
+		}
+	}
+	switch {
+	case res.Partial:
+		res.Warning = fmt.Sprintf("stored with %d of %d shards of one pack%s", res.Stored, res.N, because(worst.reasons))
+	case res.Survives == 0 && res.N == 1:
+		res.Warning = "nothing is safe yet: the only copy is on one node; when more nodes have joined, put the file again"
+	case res.Survives == 0:
+		res.Warning = "nothing is safe yet: the loss of any one holder loses the file"
+	case worst.scheme.K == 1 && q.Redundancy == nil:
+		res.Warning = fmt.Sprintf("few peers: whole copies on %d nodes, any 1 of %d restores the file", res.N, res.N)
+	}
+	return res, nil
+}
+
+// Get writes the bytes asked for of what a source names. begin is called once
+// the file is known and gives where to write.
+func (n *Node) Get(ctx context.Context, q GetRequest, begin func(FileInfo) (io.Writer, error), progress func(Progress)) error {
+	f, err := n.open(ctx, q.Source)
+	if err != nil {
+		return err
+	}
+	entry := f.Entry()
+	w, err := begin(FileInfo{Name: entry.Name, Mode: entry.Mode, ModTime: entry.MTime, Size: entry.Size})
+	if err != nil {
+		return err
+	}
+	if q.Offset < 0 || q.Length < -1 {
+		return fail(Usage, "", "negative offset or length")
+	}
+	length := max(entry.Size-q.Offset, 0)
+	if q.Length >= 0 {
+		length = min(length, q.Length)
+	}
+	if progress != nil {
+		w = &counted{w: w, progress: progress, total: length}
+	}
+	_, err = f.WriteTo(ctx, w, q.Offset, length, packsAhead)
+	return err
+}
+
+// counted reports what passes.
+type counted struct {
+	w           io.Writer
+	progress    func(Progress)
+	done, total int64
+}
+
+func (c *counted) Write(b []byte) (int, error) {
+	n, err := c.w.Write(b)
+	c.done += int64(n)
+	c.progress(Progress{Done: c.done, Total: c.total})
+	return n, err
+}
+
+// link parses a source and checks that it is of this network.
+func (n *Node) link(text string) (volume.Link, error) {
+	l, err := volume.ParseLink(text)
+	if err != nil {
+		return l, &Error{Code: Usage, Hint: "a link begins with p2pfs: and is one word; copy it whole", Err: err}
+	}
+	if l.In(n.engine.network) != nil {
+		return l, fail(Refused, "use --home of a node in that network, or ask for an invite to it",
+			"the link belongs to another network (%x, this is %s)", l.Network[:4], n.engine.network.Short())
+	}
+	return l, nil
+}
+
+// open finds the file behind a source.
+func (n *Node) open(ctx context.Context, text string) (*volume.File, error) {
+	l, err := n.link(text)
+	if err != nil {
+		return nil, err
+	}
+	if err := l.Usable(); err != nil {
+		return nil, &Error{Code: Refused, Err: err}
+	}
+	f, err := volume.OpenFile(ctx, source{n.engine}, l)
+	if err != nil {
+		return nil, err
+	}
+	if k, _ := n.engine.packs.get(l.Root.Pack); k != nil {
+		if entry := f.Entry(); entry.Refs() > 1 {
+			if ids, err := f.Packs(ctx); err == nil {
+				n.engine.askAll(ctx, k, ids)
+			}
+		}
+	}
+	return f, nil
+}
+
+// Stat tells what a source is and how safe it is now: every pack's holders
+// are asked.
+func (n *Node) Stat(ctx context.Context, text string) (Stat, error) {
+	l, err := n.link(text)
+	if err != nil {
+		return Stat{}, err
+	}
+	var st Stat
+	var ids []pack.ID
+	switch l.Kind {
+	case volume.KindVerify:
+		st.Kind = "verify"
+		if ids, err = volume.ReadInventory(ctx, source{n.engine}, l.Root); err != nil {
+			return Stat{}, err
+		}
+	default:
+		f, err := n.open(ctx, text)
+		if err != nil {
+			return Stat{}, err
+		}
+		e := f.Entry()
+		st = Stat{Kind: "file", Name: e.Name, Mode: e.Mode, ModTime: e.MTime, Bytes: e.Size}
+		if ids, err = f.Packs(ctx); err != nil {
+			return Stat{}, err
+		}
+	}
+	st.Packs = len(ids)
+	var mu sync.Mutex
+	first := true
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(4)
+	for _, id := range ids {
+		g.Go(func() error {
+			k, err := n.engine.locate(ctx, id, effort{all: true})
+			if err != nil && CodeOf(err) != NotFound {
+				return err
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			live, kk, nn := 0, 1, 1
+			if err == nil {
+				live, kk, nn = k.distinct(), k.geometry.K, k.geometry.N()
+				if st.Kind == "verify" {
+					st.Bytes += int64(k.geometry.Len)
+				}
+				if x := k.manifest.State.Expires; x > 0 && (st.Expires.IsZero() || time.UnixMilli(int64(x)).Before(st.Expires)) {
+					st.Expires = time.UnixMilli(int64(x))
+				}
+			}
+			if first || live-kk < st.Survives {
+				first = false
+				st.K, st.N, st.Live, st.Survives = kk, nn, live, live-kk
+			}
+			return nil
+		})
+	}
+	return st, g.Wait()
+}
+
+// codeOfCause gives the outcome of errors that come from below.
+func codeOfCause(err error) Code {
+	if r, ok := errors.AsType[*wire.Refusal](err); ok {
+		switch r.Code {
+		case wire.Full, wire.Quota:
+			return NoPeers
+		case wire.NotFound:
+			return NotFound
+		case wire.Corrupt:
+			return Corrupt
+		}
+		return Refused
+	}
+	if short, ok := errors.AsType[*erasure.ShortError](err); ok && short.Need > 0 {
+		return Short
+	}
+	switch {
+	case errors.Is(err, context.Canceled):
+		return Interrupted
+	case errors.Is(err, pack.ErrCorrupt), errors.Is(err, pack.ErrSignature):
+		return Corrupt
+	case errors.Is(err, volume.ErrLink):
+		return Usage
+	}
+	return Failed
+}
