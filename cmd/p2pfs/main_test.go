@@ -1,0 +1,267 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/p2pfs/p2pfs/control"
+	"github.com/p2pfs/p2pfs/node"
+	"github.com/p2pfs/p2pfs/pack"
+	"github.com/p2pfs/p2pfs/volume"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"p2pfs": main})
+}
+
+// TestScripts runs testdata/*.txt, one a command. Beside testscript's own there
+// are the commands
+//
+//	startnode HOME FLAG...   runs a node until the script ends; waits until it is ready
+//	stopnode HOME            ends it with SIGTERM; its exit code must be 0
+//	killnode HOME            ends it with SIGKILL
+//	fakenode HOME HOW        answers on the home's socket as type fake says
+//	fakebegun                waits until a get or put of the fake node has begun
+//	setlink NAME KIND        sets a variable to a well-formed link of a network that is nowhere
+//	setfile NAME FILE        sets a variable to what a file holds, without the last newline
+//	random FILE SIZE         makes a file of random bytes
+//	exits CODE COMMAND...    runs a command that must exit with that code
+func TestScripts(t *testing.T) {
+	t.Parallel()
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata",
+		RequireUniqueNames:  true,
+		RequireExplicitExec: true,
+		Setup: func(e *testscript.Env) error {
+			e.Setenv("P2PFS_HOME", filepath.Join(e.WorkDir, "home"))
+			e.Setenv("P2PFS_MDNS", "false") // another test's nodes are on this machine too
+			e.Setenv("P2PFS_PORTMAP", "false")
+			e.Setenv("GORACE", "atexit_sleep_ms=0") // the race detector makes every process a second longer
+			w := &world{nodes: make(map[string]*process)}
+			e.Values[worldKey{}] = w
+			e.Defer(w.end)
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"startnode": startNode,
+			"stopnode":  func(ts *testscript.TestScript, _ bool, args []string) { endNode(ts, args, syscall.SIGTERM) },
+			"killnode":  func(ts *testscript.TestScript, _ bool, args []string) { endNode(ts, args, syscall.SIGKILL) },
+			"fakenode":  fakeNode,
+			"fakebegun": func(ts *testscript.TestScript, _ bool, _ []string) { <-worldOf(ts).fake.begun },
+			"setlink":   setLink,
+			"setfile": func(ts *testscript.TestScript, _ bool, args []string) {
+				ts.Setenv(args[0], strings.TrimSuffix(ts.ReadFile(args[1]), "\n"))
+			},
+			"random": randomFile,
+			"exits":  exitsWith,
+		},
+	})
+}
+
+// world is what goes on around one script.
+type world struct {
+	nodes map[string]*process
+	fake  *fake
+	stop  func() // the fake node
+}
+
+type worldKey struct{}
+
+func worldOf(ts *testscript.TestScript) *world { return ts.Value(worldKey{}).(*world) }
+
+func (w *world) end() {
+	for _, p := range w.nodes {
+		_ = p.cmd.Process.Kill()
+		<-p.ended
+	}
+	if w.stop != nil {
+		w.stop()
+	}
+}
+
+// process is a node that runs.
+type process struct {
+	cmd   *exec.Cmd
+	log   *strings.Builder
+	ended chan struct{} // closed after Wait
+	err   error         // of Wait
+}
+
+func startNode(ts *testscript.TestScript, _ bool, args []string) {
+	bin, err := exec.LookPath("p2pfs")
+	ts.Check(err)
+	home := ts.MkAbs(args[0])
+	p := &process{log: new(strings.Builder), ended: make(chan struct{})}
+	p.cmd = exec.Command(bin, append([]string{"--home", home, "node"}, args[1:]...)...)
+	p.cmd.Dir, p.cmd.Stderr = ts.MkAbs("."), p.log
+	p.cmd.Env = append(os.Environ(), "P2PFS_MDNS=false", "P2PFS_PORTMAP=false")
+	out, err := p.cmd.StdoutPipe()
+	ts.Check(err)
+	ts.Check(p.cmd.Start())
+	line, err := bufio.NewReader(out).ReadString('\n')
+	go func() {
+		p.err = p.cmd.Wait()
+		close(p.ended)
+	}()
+	if err != nil {
+		<-p.ended
+		ts.Fatalf("node ended before it was ready: %v\n%s", p.err, p.log)
+	}
+	ts.Logf("%s", line)
+	worldOf(ts).nodes[home] = p
+}
+
+func endNode(ts *testscript.TestScript, args []string, s os.Signal) {
+	home := ts.MkAbs(args[0])
+	w := worldOf(ts)
+	p := w.nodes[home]
+	delete(w.nodes, home)
+	ts.Check(p.cmd.Process.Signal(s))
+	<-p.ended
+	ts.Logf("%s", p.log)
+	if s == syscall.SIGTERM && p.err != nil {
+		ts.Fatalf("node ended with %v, want exit status 0", p.err)
+	}
+}
+
+func randomFile(ts *testscript.TestScript, _ bool, args []string) {
+	n, err := parseSize(args[1])
+	ts.Check(err)
+	// The same bytes in every run, unlike each other.
+	b := make([]byte, n+8)
+	var x uint64 = 0x9e3779b97f4a7c15
+	for i := int64(0); i < n; i += 8 {
+		x ^= x << 13
+		x ^= x >> 7
+		x ^= x << 17
+		binary.LittleEndian.PutUint64(b[i:], x)
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), b[:n], 0o640))
+}
+
+func setLink(ts *testscript.TestScript, _ bool, args []string) {
+	ts.Setenv(args[0], testLink(map[string]volume.Kind{"file": volume.KindFile, "tree": volume.KindTree}[args[1]]))
+}
+
+func testLink(kind volume.Kind) string {
+	ref := pack.Ref{Pack: pack.ID{1}, Len: 100, Size: 80}
+	return volume.Link{Kind: kind, Network: [8]byte{1}, Root: ref}.String()
+}
+
+// fake is a node's API that does one thing.
+type fake struct {
+	control.API
+
+	how   string
+	begun chan struct{} // a value a get or put that has begun
+}
+
+// fakeBody is the file that a fake node has.
+const fakeBody = "hello, world\n"
+
+var fakeTime = time.Date(2020, 2, 3, 4, 5, 6, 0, time.UTC)
+
+// Get gives the file under the name in "name NAME". How else it goes: "broken"
+// fails after half of it, "short" gives half and says that it is all, "hang"
+// gives half and waits.
+func (f *fake) Get(ctx context.Context, _ node.GetRequest, begin func(node.FileInfo) (io.Writer, error), _ func(node.Progress)) error {
+	name, ok := strings.CutPrefix(f.how, "name ")
+	if !ok {
+		name = "hello"
+	}
+	w, err := begin(node.FileInfo{Name: strings.ReplaceAll(name, `\0`, "\x00"), Mode: 0o4751, ModTime: fakeTime, Size: int64(len(fakeBody))})
+	if err != nil {
+		return err
+	}
+	body := fakeBody
+	if !ok {
+		body = body[:5]
+	}
+	if _, err := io.WriteString(w, body); err != nil {
+		return err
+	}
+	switch f.how {
+	case "broken":
+		return &node.Error{Code: node.Short, Hint: "wait", Err: errors.New("pack 3f2a9c01: 7 of 8 needed shards reachable")}
+	case "hang":
+		f.begun <- struct{}{}
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	return nil
+}
+
+// Put reads all, but for "refuse". With "partial" some shards are missing,
+// with "hang" it says when it has begun, and waits.
+func (f *fake) Put(ctx context.Context, q node.PutRequest, r io.Reader, _ func(node.Progress)) (node.PutResult, error) {
+	switch {
+	case f.how == "refuse", f.how == "refuse bad" && strings.HasPrefix(q.Name, "bad"):
+		return node.PutResult{}, &node.Error{Code: node.NoPeers, Err: errors.New("2 peers, 20 wanted")}
+	case f.how == "hang":
+		f.begun <- struct{}{}
+		<-ctx.Done()
+		return node.PutResult{}, ctx.Err()
+	}
+	n, err := io.Copy(io.Discard, r)
+	res := node.PutResult{Link: testLink(volume.KindFile), Bytes: n, Packs: 2, K: 8, N: 20, Stored: 20, Survives: 12, Seconds: 1.5}
+	if f.how == "partial" {
+		res.Partial, res.Stored, res.Survives, res.Warning = true, 18, 10, "18 of 20 shards stored"
+	}
+	return res, err
+}
+
+// Peers has two peers, one with a name made to confuse terminals.
+func (f *fake) Peers(context.Context) ([]node.Peer, error) {
+	return []node.Peer{
+		{ID: "12D3KooWBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBB", Addrs: []string{}, Client: true},
+		{ID: "12D3KooWAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA23456789", Addrs: []string{"/ip4/1.2.3.4/tcp/5"}, Zone: "\x1b[31mattic", HeldBytes: 1 << 30, FreeBytes: 5 << 30, LatencyMS: 1.25, Connected: true},
+	}, nil
+}
+
+func fakeNode(ts *testscript.TestScript, _ bool, args []string) {
+	w := worldOf(ts)
+	if w.stop != nil {
+		w.stop()
+	}
+	h := node.HomeAt(ts.MkAbs(args[0]))
+	w.fake = &fake{how: strings.Join(args[1:], " "), begun: make(chan struct{}, 1)}
+	ln, err := control.Listen(h.Socket())
+	ts.Check(err)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- control.Serve(ctx, ln, w.fake, slog.New(slog.DiscardHandler)) }()
+	w.stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			ts.Logf("fake node: %v", err)
+		}
+	})
+}
+
+func exitsWith(ts *testscript.TestScript, _ bool, args []string) {
+	err := ts.Exec(args[1], args[2:]...)
+	code := 0
+	if e, ok := errors.AsType[*exec.ExitError](err); ok {
+		code = e.ExitCode()
+	} else if err != nil {
+		ts.Fatalf("%v", err)
+	}
+	if args[0] != strconv.Itoa(code) {
+		ts.Fatalf("got exit code %d, want %s", code, args[0])
+	}
+}

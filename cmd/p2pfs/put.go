@@ -1,0 +1,305 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/p2pfs/p2pfs/control"
+	"github.com/p2pfs/p2pfs/erasure"
+	"github.com/p2pfs/p2pfs/node"
+	"github.com/p2pfs/p2pfs/pack"
+)
+
+// putOptions are the flags of put.
+type putOptions struct {
+	redundancy schemeFlag
+	expires    durationFlag
+}
+
+func putCommand(a *app) *cobra.Command {
+	var o putOptions
+	c := &cobra.Command{
+		Use:   "put [--redundancy K+M] [--expires D] PATH...",
+		Short: "Store files and print their links",
+		Long: `put stores files and prints a link for each, one a line. It returns when the
+shards are durable on distinct peers, and says how many losses that survives.
+PATH - is stdin. A link is all that is needed to get the file, and without it
+nobody can: keep it.
+
+How redundant a file is follows from how many peers there are, up to any 8 of 20
+shards, unless --redundancy says it: 8+12 makes 20 shards any 8 of which restore
+the file.`,
+		Example: `  p2pfs put report.pdf
+  tar -c photos | p2pfs put --redundancy 4+6 -
+  p2pfs put --expires 90d --json *.log`,
+		Args:                  arguments(1, -1),
+		Annotations:           exits(node.Partial, node.NoPeers, node.Refused),
+		DisableFlagsInUseLine: true,
+		RunE: func(c *cobra.Command, args []string) error {
+			return a.put(c.Context(), args, o)
+		},
+	}
+	c.Flags().Var(&o.redundancy, "redundancy", "K+M: K+M shards, any K of which restore the file (default: by the number of peers)")
+	c.Flags().Var(&o.expires, "expires", "let holders drop it after this time, such as 90d (default: never)")
+	return c
+}
+
+// schemeFlag is a flag that holds a scheme.
+type schemeFlag struct{ scheme *erasure.Scheme }
+
+func (f *schemeFlag) Set(s string) error {
+	scheme, err := erasure.ParseScheme(s)
+	if err != nil {
+		return err
+	}
+	if err := pack.CheckScheme(scheme); err != nil {
+		return err
+	}
+	f.scheme = &scheme
+	return nil
+}
+
+func (f *schemeFlag) String() string {
+	if f.scheme == nil {
+		return ""
+	}
+	return f.scheme.String()
+}
+
+func (f *schemeFlag) Type() string { return "K+M" }
+
+// putLine is what put prints for a path with --json.
+type putLine struct {
+	Path string `json:"path"`
+	node.PutResult
+}
+
+func (a *app) put(ctx context.Context, paths []string, o putOptions) error {
+	stdin := 0
+	for _, p := range paths {
+		switch {
+		case p == "":
+			return usagef("", "put: an empty path")
+		case isVolumePath(p):
+			return usagef("write ./"+show(p)+" for a local file of that name; without a target, put prints a link",
+				"put %s: volumes are not part of this version", show(p))
+		case p == "-":
+			stdin++
+		}
+	}
+	if stdin > 1 {
+		return usagef("", "put: stdin can be read once only")
+	}
+	// What can be seen to be wrong is told before anything is sent.
+	for _, p := range paths {
+		if i, err := os.Stat(p); p != "-" && err == nil && i.IsDir() {
+			return about("put "+show(p), errDirectory)
+		}
+	}
+	return a.withNodeFor("put "+show(paths[0]), ctx, func(ctx context.Context, api control.API) error {
+		return a.putAll(ctx, api, paths, o)
+	})
+}
+
+// withNodeFor is withNode with what for the errors that come before f.
+func (a *app) withNodeFor(what string, ctx context.Context, f func(context.Context, control.API) error) error {
+	begun := false
+	err := a.withNode(ctx, func(ctx context.Context, api control.API) error {
+		begun = true
+		return f(ctx, api)
+	})
+	if !begun {
+		return about(what, err)
+	}
+	return err
+}
+
+// putAll puts one path after the other. Those that fail do not keep the others
+// from being put.
+func (a *app) putAll(ctx context.Context, api control.API, paths []string, o putOptions) error {
+	var code node.Code
+	done, failed := 0, 0
+	for _, p := range paths {
+		res, err := a.putOne(ctx, api, p, o)
+		if err == nil {
+			if err := a.putDone(p, res); err != nil {
+				return about("put "+show(p), err)
+			}
+			done++
+			if res.Partial {
+				code = node.Partial
+			}
+			continue
+		}
+		err = about("put "+show(p), err)
+		if len(paths) == 1 || ctx.Err() != nil {
+			return err
+		}
+		failed++
+		if c := a.report(err); failed > 1 && c != code {
+			code = node.Failed
+		} else {
+			code = c
+		}
+	}
+	switch {
+	case failed > 0 && done > 0:
+		return quietError(node.Partial)
+	case code != node.OK:
+		return quietError(code)
+	}
+	return nil
+}
+
+// putDone tells of a file that is stored.
+func (a *app) putDone(path string, res node.PutResult) error {
+	if a.json {
+		return a.printJSON(putLine{Path: path, PutResult: res})
+	}
+	if err := a.print("%s", res.Link); err != nil {
+		return err
+	}
+	if res.Warning != "" {
+		a.warn("%s: %s", show(path), res.Warning)
+	}
+	a.say("%s: %s stored in %s, any %d of %d shards restore it, survives %s", show(path), formatSize(res.Bytes),
+		formatDuration(time.Duration(res.Seconds*float64(time.Second))), res.K, res.N, losses(res.Survives))
+	return nil
+}
+
+func losses(n int) string {
+	switch {
+	case n <= 0:
+		return "no loss"
+	case n == 1:
+		return "the loss of any 1 holder"
+	}
+	return fmt.Sprintf("the loss of any %d holders", n)
+}
+
+var errDirectory = &node.Error{
+	Code: node.Usage,
+	Hint: "directories are not part of this version; put a tar of it: tar -c DIR | p2pfs put -",
+	Err:  errors.New("it is a directory"),
+}
+
+// putOne stores a path.
+func (a *app) putOne(ctx context.Context, api control.API, path string, o putOptions) (node.PutResult, error) {
+	q := node.PutRequest{Redundancy: o.redundancy.scheme, Expires: time.Duration(o.expires)}
+	p := a.progress("put " + show(filepath.Base(path)))
+	defer p.end()
+	if path == "-" {
+		q.Name, q.Mode, q.ModTime, q.Size = "stdin", 0o600, time.Now(), -1
+		return api.Put(ctx, q, interruptible(ctx, a.stdin), p.update)
+	}
+	f, err := openStable(path)
+	if err != nil {
+		return node.PutResult{}, err
+	}
+	defer f.close()
+	// Of a link it is the file that is stored, but under the name that was given.
+	q.Name, q.Mode, q.ModTime, q.Size = filepath.Base(path), uint32(f.begun.Mode().Perm()), f.begun.ModTime(), f.begun.Size()
+	return api.Put(ctx, q, f, p.update)
+}
+
+// interruptible gives what r gives until ctx ends: a terminal or a pipe may
+// never give anything again. The goroutine that reads r may then be left in its
+// last Read, up to the end of the process.
+func interruptible(ctx context.Context, r io.Reader) io.Reader {
+	out, in := io.Pipe()
+	stop := context.AfterFunc(ctx, func() { in.CloseWithError(ctx.Err()) })
+	go func() {
+		defer stop()
+		_, err := io.CopyBuffer(in, struct{ io.Reader }{r}, make([]byte, stdinLen))
+		in.CloseWithError(err) // nil: io.EOF
+	}()
+	return out
+}
+
+// stdinLen is the length of the buffer between stdin and a put, in bytes.
+const stdinLen = 512 << 10
+
+// stableFile reads a file that must not change meanwhile: what is stored would
+// be a file that never was.
+type stableFile struct {
+	f     *os.File
+	begun fs.FileInfo
+	read  int64 // bytes
+}
+
+var errChanged = &node.Error{
+	Code: node.Failed,
+	Hint: "nothing was kept; put it again when nobody writes to it",
+	Err:  errors.New("the file changed while it was read"),
+}
+
+func openStable(path string) (*stableFile, error) {
+	i, err := os.Stat(path) // before it is opened: a pipe would wait for a writer
+	if err == nil {
+		err = regular(i)
+	}
+	if err != nil {
+		return nil, bare(err, path)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, bare(err, path)
+	}
+	opened, err := f.Stat()
+	if err == nil {
+		err = regular(opened)
+	}
+	if err != nil {
+		_ = f.Close()
+		return nil, bare(err, path)
+	}
+	return &stableFile{f: f, begun: opened}, nil
+}
+
+func regular(i fs.FileInfo) error {
+	switch {
+	case i.IsDir():
+		return errDirectory
+	case !i.Mode().IsRegular():
+		return usagef("use 'p2pfs put -' to put what can be read from it", "it is not a regular file")
+	}
+	return nil
+}
+
+// bare takes the path out of an error that tells of it once more.
+func bare(err error, path string) error {
+	if e, ok := errors.AsType[*fs.PathError](err); ok && e.Path == path {
+		return e.Err
+	}
+	return err
+}
+
+func (s *stableFile) close() { _ = s.f.Close() }
+
+// Read fails, rather than give io.EOF, where the file is not as it was.
+func (s *stableFile) Read(p []byte) (int, error) {
+	n, err := s.f.Read(p)
+	s.read += int64(n)
+	if s.read > s.begun.Size() {
+		return 0, errChanged
+	}
+	if err != io.EOF {
+		return n, err
+	}
+	now, err := s.f.Stat()
+	if err != nil {
+		return n, err
+	}
+	if s.read != s.begun.Size() || now.Size() != s.begun.Size() || !now.ModTime().Equal(s.begun.ModTime()) {
+		return 0, errChanged
+	}
+	return n, io.EOF
+}

@@ -1,0 +1,73 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/p2pfs/p2pfs/control"
+	"github.com/p2pfs/p2pfs/node"
+)
+
+func statCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "stat SOURCE",
+		Short: "Say what a link leads to and how safe it is now",
+		Long: `stat says what a link leads to, and how safe it is: it asks the holders of every
+pack what they have, and counts. A pack needs any k of its n shards; the line
+"survives" is how many holders more may be lost before the file is.`,
+		Example: `  p2pfs stat LINK
+  p2pfs stat --json LINK`,
+		Args:                  arguments(1, 1),
+		Annotations:           exits(node.NotFound, node.Short, node.Corrupt, node.Refused),
+		DisableFlagsInUseLine: true,
+		RunE: func(c *cobra.Command, args []string) error {
+			return about("stat "+showSource(args[0]), a.stat(c.Context(), args[0]))
+		},
+	}
+}
+
+func (a *app) stat(ctx context.Context, source string) error {
+	if err := checkSource(source); err != nil {
+		return err
+	}
+	return a.withNode(ctx, func(ctx context.Context, api control.API) error {
+		s, err := api.Stat(ctx, source)
+		if err != nil {
+			return err
+		}
+		if a.json {
+			return a.printJSON(s)
+		}
+		return a.printStat(s)
+	})
+}
+
+func (a *app) printStat(s node.Stat) error {
+	t := a.table()
+	t.row("kind", s.Kind)
+	if s.Kind == "file" {
+		t.row("name", s.Name)
+		t.row("mode", fs.FileMode(s.Mode).Perm().String())
+		t.row("modified", s.ModTime.Local().Format(time.RFC3339))
+	}
+	t.row("size", fmt.Sprintf("%s (%d bytes)", formatSize(s.Bytes), s.Bytes))
+	t.row("packs", strconv.Itoa(s.Packs))
+	t.row("shards", fmt.Sprintf("%d live of %d, %d needed", s.Live, s.N, s.K))
+	switch {
+	case s.Survives < 0:
+		t.row("survives", fmt.Sprintf("not restorable now: %d more shards needed", -s.Survives))
+	case s.Survives == 0:
+		t.row("survives", "no further loss")
+	default:
+		t.row("survives", fmt.Sprintf("any %d further losses", s.Survives))
+	}
+	if !s.Expires.IsZero() {
+		t.row("expires", s.Expires.Local().Format(time.RFC3339))
+	}
+	return t.end()
+}

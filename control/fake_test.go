@@ -1,0 +1,89 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/p2pfs/p2pfs/node"
+)
+
+// fake is an API made of functions; one that is not set must not be called.
+type fake struct {
+	put    func(context.Context, node.PutRequest, io.Reader, func(node.Progress)) (node.PutResult, error)
+	get    func(context.Context, node.GetRequest, func(node.FileInfo) (io.Writer, error)) error
+	stat   func(context.Context, string) (node.Stat, error)
+	peers  func() ([]node.Peer, error)
+	status func(context.Context) (node.Status, error)
+	invite func(time.Duration) (string, error)
+	expel  func(string, bool) error
+}
+
+func (f *fake) Put(ctx context.Context, q node.PutRequest, r io.Reader, p func(node.Progress)) (node.PutResult, error) {
+	return f.put(ctx, q, r, p)
+}
+
+func (f *fake) Get(ctx context.Context, q node.GetRequest, begin func(node.FileInfo) (io.Writer, error), _ func(node.Progress)) error {
+	return f.get(ctx, q, begin)
+}
+
+func (f *fake) Stat(ctx context.Context, source string) (node.Stat, error) {
+	return f.stat(ctx, source)
+}
+func (f *fake) Peers(context.Context) ([]node.Peer, error)                { return f.peers() }
+func (f *fake) Status(ctx context.Context) (node.Status, error)           { return f.status(ctx) }
+func (f *fake) Invite(_ context.Context, d time.Duration) (string, error) { return f.invite(d) }
+func (f *fake) Expel(_ context.Context, peer string, with bool) error     { return f.expel(peer, with) }
+
+// serve runs a server for api on a socket of its own and gives a client and
+// what stops the server; stop may be called twice.
+func serve(t testing.TB, api API) (c *Client, path string, stop func()) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "s", "node.sock")
+	ln, err := Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	served := make(chan error, 1)
+	go func() { served <- Serve(ctx, ln, api, slog.New(slog.DiscardHandler)) }()
+	ended := false
+	stop = func() {
+		if ended {
+			return
+		}
+		ended = true
+		cancel()
+		if err := <-served; err != nil {
+			t.Errorf("got %v at the end of Serve, want nil", err)
+		}
+	}
+	t.Cleanup(stop)
+	c, err = Dial(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	return c, path, stop
+}
+
+// zeros gives n zero bytes, then err.
+type zeros struct {
+	n   int64
+	err error
+}
+
+func (z *zeros) Read(p []byte) (int, error) {
+	if z.n == 0 {
+		return 0, z.err
+	}
+	n := int(min(int64(len(p)), z.n))
+	z.n -= int64(n)
+	return n, nil
+}
+
+var errDisk = errors.New("disk on fire")
