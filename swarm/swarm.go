@@ -29,6 +29,7 @@ import (
 	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/connmgr"
 	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/event"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -185,7 +186,7 @@ func (s *Swarm) newHost(c Config, key crypto.PrivKey, listen []string) (host.Hos
 		libp2p.Transport(s.newQUIC),
 		libp2p.ResourceManager(resources),
 		libp2p.ConnectionManager(conns),
-		libp2p.DialRanker(rankDials),
+		libp2p.SwarmOpts(swarm.WithDialRanker(rankDials)),
 		libp2p.DisableRelay(),
 		libp2p.DisableMetrics(),
 		libp2p.UserAgent("p2pfs"),
@@ -247,7 +248,7 @@ func (s *Swarm) Addrs() []string {
 // Connect connects to a peer unless it is already. Where the gate of either
 // end refuses, the error wraps a *Refusal.
 func (s *Swarm) Connect(ctx context.Context, p peer.AddrInfo) error {
-	err := s.Host.Connect(ctx, p)
+	err := s.connect(ctx, p)
 	if err == nil {
 		return nil
 	}
@@ -260,6 +261,37 @@ func (s *Swarm) Connect(ctx context.Context, p peer.AddrInfo) error {
 		}
 	}
 	return fmt.Errorf("connect to %s: %w", p.ID, err)
+}
+
+// connect is libp2p's Connect, except that it is content with a connection
+// that comes about otherwise: libp2p tries the addresses known at first to the
+// end, even when the peer has been found on the LAN meanwhile or has dialed us.
+func (s *Swarm) connect(ctx context.Context, p peer.AddrInfo) error {
+	connected := func() bool { return s.Host.Network().Connectedness(p.ID) == network.Connected }
+	if connected() {
+		return s.Host.Connect(ctx, p) // which takes note of the addresses
+	}
+	sub, err := s.Host.EventBus().Subscribe(new(event.EvtPeerIdentificationCompleted))
+	if err != nil {
+		return err
+	}
+	dial, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		for e := range sub.Out() {
+			if e.(event.EvtPeerIdentificationCompleted).Peer == p.ID {
+				cancel()
+			}
+		}
+	})
+	err = s.Host.Connect(dial, p)
+	sub.Close()
+	watch.Wait()
+	if err != nil && dial.Err() != nil && ctx.Err() == nil && connected() {
+		return nil
+	}
+	return err
 }
 
 // Refused returns why the last dial of p was refused by a gate, nil if it was
@@ -311,9 +343,7 @@ func (s *Swarm) Join(ctx context.Context, in *member.Invite) (member.Chain, erro
 	}
 	for _, p := range peers {
 		dials.Go(func() {
-			if sw, ok := s.Host.Network().(*swarm.Swarm); ok {
-				sw.Backoff().Clear(p.ID)
-			}
+			s.forgive(p.ID)
 			results <- s.Connect(ctx, p)
 		})
 	}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -653,6 +654,49 @@ func TestMDNSStartsWithoutAddresses(t *testing.T) {
 	a, b := serviceName(member.Network{1}), serviceName(member.Network{2})
 	if a == b || strings.Contains(a, "0100") {
 		t.Errorf("got %s and %s", a, b)
+	}
+}
+
+// TestMDNSRecords: what is announced is understood, and of what strangers
+// announce only what can be dialed as it stands, and not without end.
+func TestMDNSRecords(t *testing.T) {
+	p, err := PeerOf(member.KeyOf(newKey(t)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	addrs := []ma.Multiaddr{
+		ma.StringCast("/ip4/198.51.100.1/tcp/4017"),
+		ma.StringCast("/ip6/2001:db8::1/udp/4017/quic-v1"),
+	}
+	text, ips := records(p, addrs)
+	got := answers(text)
+	if len(got) != 1 || got[0].ID != p || !slices.EqualFunc(got[0].Addrs, addrs, ma.Multiaddr.Equal) {
+		t.Errorf("got %v of %v, want %v", got, text, addrs)
+	}
+	if !slices.Equal(ips, []string{"198.51.100.1", "2001:db8::1"}) {
+		t.Errorf("got IP addresses %v", ips)
+	}
+	if text, _ := records(p, nil); len(text) != 0 {
+		t.Errorf("got %v to announce of no address", text)
+	}
+
+	id := "/p2p/" + p.String()
+	bad := []string{
+		"", "x", "/ip4/198.51.100.1/tcp/1" + id,
+		"dnsaddr=", "dnsaddr=/", "dnsaddr=x", "dnsaddr=" + id,
+		"dnsaddr=/ip4/198.51.100.1/tcp/1",
+		"dnsaddr=/dns4/example.com/tcp/1" + id,
+		"dnsaddr=/dnsaddr/example.com" + id,
+	}
+	if got := answers(bad); len(got) != 0 {
+		t.Errorf("got %v of what is not to be dialed", got)
+	}
+	many := bad
+	for port := range 2 * maxFound {
+		many = append(many, fmt.Sprintf("dnsaddr=/ip4/198.51.100.1/tcp/%d%s", port+1, id))
+	}
+	if got := answers(many); len(got) != 1 || len(got[0].Addrs) != maxFound {
+		t.Errorf("got %v, want the first %d addresses", got, maxFound)
 	}
 }
 
