@@ -40,6 +40,9 @@ type directory interface {
 	// Walk yields ever farther peers, each once, until there are no more.
 	Walk(ctx context.Context, id [32]byte) iter.Seq2[peer.ID, error]
 
+	// Compare says which of two peers is closer to id: negative, a.
+	Compare(id [32]byte, a, b peer.ID) int
+
 	// Holders yields peers that announced that they hold id, as found.
 	Holders(ctx context.Context, id [32]byte) iter.Seq2[peer.AddrInfo, error]
 

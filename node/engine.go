@@ -25,9 +25,16 @@ const (
 	// acknowledgement may take: a disk under load syncs 4 MiB well within it.
 	stallTimeout = 30 * time.Second
 
+	// slowestRate, in bytes a second, is what a transfer that is under way may
+	// slow down to: 40 shards at a time over a line of 5 Mbit/s up.
+	slowestRate = 16 << 10
+
 	// askTimeout bounds a question with a short answer.
 	askTimeout = 5 * time.Second
 )
+
+// errUnreached is wrapped where a peer could not be connected to at all.
+var errUnreached = errors.New("not reached")
 
 // An engine is what places and fetches packs: the part of a node that knows
 // the world only through its doors.
@@ -47,8 +54,11 @@ type engine struct {
 	log     *slog.Logger
 	stall   time.Duration // stallTimeout, shorter in tests
 
-	mu   sync.Mutex
-	rand *rand.Rand // guarded by mu
+	announce func(id pack.ID) // makes the network know of a pack held here; nil: nobody is to
+
+	mu      sync.Mutex
+	rand    *rand.Rand           // guarded by mu
+	putting map[pack.ID]*storing // packs that puts of this node store now; guarded by mu
 }
 
 // call opens a stream to p and runs fn on it. While fn runs, a read or write
@@ -64,7 +74,7 @@ func (e *engine) call(ctx context.Context, p peer.ID, stall time.Duration, fn fu
 			return ctx.Err()
 		}
 		e.unheard(p, err)
-		return fmt.Errorf("connect to %s: %w", short(p), err)
+		return fmt.Errorf("connect to %s: %w: %w", short(p), errUnreached, err)
 	}
 	stop := context.AfterFunc(ctx, func() { s.Reset() })
 	defer stop()
@@ -110,7 +120,9 @@ func (s *patient) Read(b []byte) (int, error) {
 }
 
 func (s *patient) Write(b []byte) (int, error) {
-	if err := s.SetDeadline(time.Now().Add(s.stall)); err != nil {
+	// A long write is given the time that a slow line needs for it.
+	slowest := time.Duration(len(b)) * time.Second / slowestRate
+	if err := s.SetDeadline(time.Now().Add(s.stall + slowest)); err != nil {
 		return 0, err
 	}
 	return s.stream.Write(b)

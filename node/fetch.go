@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -24,8 +26,16 @@ const (
 	// up to 100 ms; over a slow line a holder that moves at all is not slow.
 	hedgeAfter = 500 * time.Millisecond
 
+	// crawlAfter is how long a holder that moves may take for one block before
+	// others are asked all the same: 25 KiB/s.
+	crawlAfter = 10 * time.Second
+
 	// hedgeTick is how often silence is looked for.
 	hedgeTick = 100 * time.Millisecond
+
+	// badBlocks is how many blocks a holder may give wrong before it is asked
+	// for no more of a pack: a disk that rots has a few, a liar all.
+	badBlocks = 3
 )
 
 // source reads ranges of packs from their holders: it is a volume.Source.
@@ -72,18 +82,20 @@ type fetch struct {
 	wake   chan struct{} // something happened that run should look at
 	done   chan struct{} // run has returned
 
-	k           *known // set once by run, before tasks exist
-	first, last int    // data blocks needed, inclusive
+	first, last int // data blocks needed, inclusive; set before tasks exist
 
 	mu      sync.Mutex
 	changed chan struct{} // closed and replaced when blocks arrive or err is set
 	err     error
+	k       *known // written by run alone
+	coded   error  // not nil: the parity was seen to be bad
 	buf     []byte // the data blocks first … last; nil until located and after Close
 	base    int    // where buf begins in the pack
 	have    []bool // of the data blocks first … last
 	rows    map[int]*row
 	tasks   map[*task]struct{}
 	failed  map[holding]bool // do not ask again
+	bad     map[badCell]bool // blocks that a holder gave wrong, or could not give
 }
 
 // row is the state of one needed row.
@@ -92,6 +104,13 @@ type row struct {
 	spare map[int]*[maxBlock]byte // blocks that are not needed themselves
 	need  []int                   // shards whose blocks are needed
 	done  bool
+}
+
+// badCell is a block that a holder has not, or not right.
+type badCell struct {
+	holding
+
+	row int
 }
 
 // holding is a shard on a peer.
@@ -104,11 +123,40 @@ type holding struct {
 type task struct {
 	holding
 
+	k          *known // what it was planned by
 	row, count int
-	next       int // row expected next
-	since      time.Time
+	next       int          // row expected next
+	since      time.Time    // when the last block came
+	moved      atomic.Int64 // when the last byte came, in Unix nanoseconds
 	slow       bool
 	cancel     context.CancelFunc
+}
+
+// rows are those that the task has still to bring.
+func (t *task) rows() iter.Seq[int] {
+	return func(yield func(int) bool) {
+		for r := t.next; r < t.row+t.count; r++ {
+			if !yield(r) {
+				return
+			}
+		}
+	}
+}
+
+// moving notes when bytes come.
+type moving struct {
+	stream
+
+	clock clock
+	t     *task
+}
+
+func (m moving) Read(b []byte) (int, error) {
+	n, err := m.stream.Read(b)
+	if n > 0 {
+		m.t.moved.Store(m.clock.Now().UnixNano())
+	}
+	return n, err
 }
 
 // Bytes gives the bytes [off, off+n) of the pack, which must lie within what
@@ -211,7 +259,7 @@ func (f *fetch) run(ctx context.Context) error {
 		}
 		f.mu.Unlock()
 	}()
-	searched := false
+	stage, recoded := 0, 0 // searches made; times that another coding was found
 	var search chan *known
 	for {
 		starts, wanting, finished := f.plan()
@@ -233,18 +281,22 @@ func (f *fetch) run(ctx context.Context) error {
 			})
 		}
 		if wanting && search == nil {
-			if searched && f.idle() {
+			// Rows lack holders: look for others than those that failed, and
+			// when that was not enough, ask everybody.
+			var how effort
+			switch {
+			case stage == 0:
+				how.failed = f.useless()
+			case stage == 1 && f.idle():
+				how.all = true
+			case stage == 2 && f.idle():
 				return f.short()
 			}
-			if !searched {
-				// Rows lack holders: ask everybody, once.
-				searched = true
+			if how.all || how.failed != nil {
+				stage++
 				search = make(chan *known, 1)
-				f.mu.Lock()
-				failed := maps.Clone(f.failed)
-				f.mu.Unlock()
 				wg.Go(func() {
-					k, err := f.e.locate(ctx, f.id, effort{failed: failed})
+					k, err := f.e.locate(ctx, f.id, how)
 					if err != nil {
 						k = nil
 					}
@@ -259,10 +311,16 @@ func (f *fetch) run(ctx context.Context) error {
 			f.markSlow()
 		case k := <-search:
 			search = nil
-			if k != nil && k.geometry == f.k.geometry && slices.Equal(k.manifest.State.Parity, f.k.manifest.State.Parity) {
+			switch {
+			case k == nil:
+			case k.geometry == f.k.geometry && slices.Equal(k.manifest.State.Parity, f.k.manifest.State.Parity):
 				f.mu.Lock()
 				f.k = k
 				f.mu.Unlock()
+			case k.geometry.Len == f.k.geometry.Len && recoded < 2:
+				recoded++
+				stage = 0
+				f.recode(k)
 			}
 		case <-ctx.Done():
 			stop()
@@ -270,6 +328,37 @@ func (f *fetch) run(ctx context.Context) error {
 		}
 		stop()
 	}
+}
+
+// useless gives the holders that failed or have gone silent.
+func (f *fetch) useless() map[holding]bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	out := maps.Clone(f.failed)
+	for c := range f.bad {
+		out[c.holding] = true
+	}
+	for t := range f.tasks {
+		if t.slow {
+			out[t.holding] = true
+		}
+	}
+	return out
+}
+
+// recode goes on with another coding of the pack, in which its holders have
+// it now: the data blocks that are here are those of any coding.
+func (f *fetch) recode(k *known) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for t := range f.tasks {
+		t.cancel()
+	}
+	for _, r := range f.rows {
+		f.freeSpare(r)
+	}
+	f.k = k
+	f.layout()
 }
 
 // begin sets up the state for a located pack.
@@ -282,20 +371,35 @@ func (f *fetch) begin(k *known) {
 	f.base = f.first * g.BlockSize
 	f.buf = f.e.buffers.get(min((f.last+1)*g.BlockSize, g.Len) - f.base)
 	f.have = make([]bool, f.last-f.first+1)
+	f.layout()
+}
+
+// layout sets up the rows by the pack's coding. The caller holds mu.
+func (f *fetch) layout() {
+	g := f.k.geometry
 	f.rows = make(map[int]*row)
 	f.tasks = make(map[*task]struct{})
 	f.failed = make(map[holding]bool)
+	f.bad = make(map[badCell]bool)
 	for b := f.first; b <= f.last; b++ {
 		shard, r := g.Place(b)
-		if f.rows[r] == nil {
-			f.rows[r] = &row{cells: make([]cell, g.N()), spare: make(map[int]*[maxBlock]byte)}
+		w := f.rows[r]
+		if w == nil {
+			w = &row{cells: make([]cell, g.N()), spare: make(map[int]*[maxBlock]byte)}
+			f.rows[r] = w
 			for s := range g.K {
 				if g.Block(s, r) < 0 {
-					f.rows[r].cells[s] = arrived // known zeros
+					w.cells[s] = arrived // known zeros
 				}
 			}
 		}
-		f.rows[r].need = append(f.rows[r].need, shard)
+		w.need = append(w.need, shard)
+		if f.have[b-f.first] {
+			w.cells[shard] = arrived
+		}
+	}
+	for _, w := range f.rows {
+		w.done = !slices.ContainsFunc(w.need, func(s int) bool { return w.cells[s] != arrived })
 	}
 }
 
@@ -305,7 +409,6 @@ func (f *fetch) plan() (starts []*task, wanting, finished bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	g := f.k.geometry
-	order := f.preference()
 	assigned := make(map[holding][]int)
 	finished = true
 	numbers := make([]int, 0, len(f.rows))
@@ -322,7 +425,7 @@ func (f *fetch) plan() (starts []*task, wanting, finished bool) {
 		sure := true // every needed block is here or on its way
 		for _, s := range w.need {
 			if w.cells[s] == idle {
-				if h, ok := f.holderOf(s, false); ok {
+				if h, ok := f.holderOf(s, r, false); ok {
 					w.cells[s] = pending
 					assigned[h] = append(assigned[h], r)
 				} else {
@@ -341,8 +444,11 @@ func (f *fetch) plan() (starts []*task, wanting, finished bool) {
 				good++
 			}
 		}
-		for _, h := range order {
-			if good >= g.K {
+		if f.coded != nil {
+			good = 0 // nothing can be restored: only the blocks themselves count
+		}
+		for _, h := range f.preference(r) {
+			if good >= g.K || f.coded != nil {
 				break
 			}
 			if w.cells[h.shard] == idle && g.CellLen(h.shard, r) > 0 {
@@ -356,7 +462,7 @@ func (f *fetch) plan() (starts []*task, wanting, finished bool) {
 			// Better a holder that failed others a moment ago than none.
 			for _, s := range w.need {
 				if w.cells[s] == idle {
-					if h, ok := f.holderOf(s, true); ok {
+					if h, ok := f.holderOf(s, r, true); ok {
 						w.cells[s] = pending
 						assigned[h] = append(assigned[h], r)
 					}
@@ -371,25 +477,25 @@ func (f *fetch) plan() (starts []*task, wanting, finished bool) {
 			for n < len(rows) && rows[n] == rows[0]+n {
 				n++
 			}
-			starts = append(starts, &task{holding: h, row: rows[0], count: n, next: rows[0], since: now})
+			starts = append(starts, &task{holding: h, k: f.k, row: rows[0], count: n, next: rows[0], since: now})
 			rows = rows[n:]
 		}
 	}
 	return starts, wanting, finished
 }
 
-// holderOf gives a holder of a shard to ask. The caller holds mu.
-func (f *fetch) holderOf(shard int, desperate bool) (holding, bool) {
+// holderOf gives a holder of a shard to ask for a row: not one that failed a
+// moment ago, unless desperate. The caller holds mu.
+func (f *fetch) holderOf(shard, r int, desperate bool) (holding, bool) {
 	now := f.e.clock.Now()
+	usable := func(h holding) bool { return !f.failed[h] && !f.bad[badCell{h, r}] }
 	for _, p := range f.k.holders[shard] {
-		h := holding{shard, p}
-		if p == f.e.self && !f.failed[h] {
+		if h := (holding{shard, p}); p == f.e.self && usable(h) {
 			return h, true
 		}
 	}
 	for _, p := range f.k.holders[shard] {
-		h := holding{shard, p}
-		if !f.failed[h] && (desperate || !f.e.peers.avoid(p, now)) {
+		if h := (holding{shard, p}); usable(h) && (desperate || !f.e.peers.avoid(p, now)) {
 			return h, true
 		}
 	}
@@ -399,12 +505,12 @@ func (f *fetch) holderOf(shard int, desperate bool) (holding, bool) {
 // preference gives one holder a shard in the order in which to ask when a row
 // must be restored: those that answer first, data before parity (which needs
 // no coding), then those that failed a moment ago. The caller holds mu.
-func (f *fetch) preference() []holding {
+func (f *fetch) preference(r int) []holding {
 	var well, poor []holding
 	for s := range f.k.geometry.N() {
-		if h, ok := f.holderOf(s, false); ok {
+		if h, ok := f.holderOf(s, r, false); ok {
 			well = append(well, h)
-		} else if h, ok := f.holderOf(s, true); ok {
+		} else if h, ok := f.holderOf(s, r, true); ok {
 			poor = append(poor, h)
 		}
 	}
@@ -433,26 +539,22 @@ func (f *fetch) idle() bool {
 // short is the error of a pack that cannot be restored: what the row with the
 // fewest blocks within reach says.
 func (f *fetch) short() error {
+	f.e.packs.forget(f.id) // next time, look anew
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	reach := make(map[int]bool)
-	for s, ps := range f.k.holders {
-		for _, p := range ps {
-			if !f.failed[holding{s, p}] {
-				reach[s] = true
-			}
-		}
+	if f.coded != nil {
+		return f.coded
 	}
 	g := f.k.geometry
-	have := len(reach)
-	for _, r := range f.rows {
+	have := g.K
+	for r, w := range f.rows {
 		here := 0
-		for s, c := range r.cells {
-			if c == arrived || reach[s] {
+		for s, c := range w.cells {
+			if _, ok := f.holderOf(s, r, true); ok || c == arrived {
 				here++
 			}
 		}
-		if !r.done {
+		if !w.done {
 			have = min(have, here)
 		}
 	}
@@ -466,11 +568,15 @@ func (f *fetch) markSlow() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for t := range f.tasks {
-		if t.slow || t.peer == f.e.self || now.Sub(t.since) < hedgeAfter {
+		silent := now.Sub(t.since)
+		if silent < crawlAfter {
+			silent = min(silent, now.Sub(time.Unix(0, t.moved.Load())))
+		}
+		if t.slow || t.peer == f.e.self || silent < hedgeAfter {
 			continue
 		}
 		t.slow = true
-		for r := t.next; r < t.row+t.count; r++ {
+		for r := range t.rows() {
 			if w := f.rows[r]; w.cells[t.shard] == pending {
 				w.cells[t.shard] = slow
 			}
@@ -481,36 +587,41 @@ func (f *fetch) markSlow() {
 
 // read runs a task to its end.
 func (f *fetch) read(ctx context.Context, t *task) {
-	g := f.k.geometry
+	g := t.k.geometry
 	scratch := f.e.buffers.block()
-	var bad error
-	take := func(r int, b []byte, err error) error {
-		if err == nil && digest.Of(b) != f.k.manifest.BlockHash(t.shard, r) {
+	bad := 0
+	take := func(r int, b []byte, err error) {
+		if err == nil && digest.Of(b) != t.k.manifest.BlockHash(t.shard, r) {
 			err = fmt.Errorf("wrong bytes: %w", pack.ErrCorrupt)
 		}
-		if err != nil {
-			bad = fmt.Errorf("row %d: %w", r, err)
-			return bad
+		if err == nil {
+			f.arrive(t, r, b)
+			return
 		}
-		f.arrive(t, r, b)
-		return nil
+		bad++
+		f.e.log.Warn("holder gave a bad block, asking others", "peer", t.peer, "pack", f.id, "shard", t.shard, "row", r, "err", err)
+		f.miss(t, r)
 	}
 	var err error
 	if t.peer == f.e.self {
-		for r := t.row; r < t.row+t.count && err == nil && ctx.Err() == nil; r++ {
-			var b []byte
-			b, err = f.e.store.ReadBlock(f.id, t.shard, r, scratch[:0])
-			err = take(r, b, err)
+		for r := range t.rows() {
+			if ctx.Err() != nil {
+				break
+			}
+			b, rerr := f.e.store.ReadCoded(f.id, t.k.manifest.State.K, t.k.manifest.State.M, t.shard, r, scratch[:0])
+			take(r, b, rerr)
 		}
 	} else {
 		err = f.e.call(ctx, t.peer, f.e.stall, func(s stream) error {
 			q := wire.ReadRequest{ID: f.id, K: g.K, M: g.M, Shard: t.shard, Row: t.row, Count: t.count}
-			return wire.Read(s, q,
+			return wire.Read(moving{s, f.e.clock, t}, q,
 				func(r int) int { return g.CellLen(t.shard, r) },
 				func(r int) []byte { return scratch[:g.CellLen(t.shard, r)] },
 				func(r int, b []byte, err error) {
-					if bad == nil && take(r, b, err) != nil {
-						s.Reset() // the rest is asked of others
+					if bad < badBlocks {
+						take(r, b, err)
+					} else {
+						s.Reset()
 					}
 				})
 		})
@@ -518,25 +629,37 @@ func (f *fetch) read(ctx context.Context, t *task) {
 	f.e.buffers.putBlock(scratch)
 
 	f.mu.Lock()
-	delete(f.tasks, t)
-	for r := t.next; r < t.row+t.count; r++ {
-		if w := f.rows[r]; w.cells[t.shard] == pending || w.cells[t.shard] == slow {
-			w.cells[t.shard] = idle
+	if _, current := f.tasks[t]; current {
+		delete(f.tasks, t)
+		for r := range t.rows() {
+			if w := f.rows[r]; w.cells[t.shard] == pending || w.cells[t.shard] == slow {
+				w.cells[t.shard] = idle
+			}
 		}
-	}
-	if t.next < t.row+t.count && ctx.Err() == nil {
-		f.failed[t.holding] = true
+		if (t.next < t.row+t.count || bad >= badBlocks) && ctx.Err() == nil {
+			f.failed[t.holding] = true
+		}
 	}
 	f.mu.Unlock()
 	f.poke()
-
-	switch {
-	case ctx.Err() != nil || err == nil:
-	case bad != nil:
-		f.e.log.Warn("holder gave a bad block, asking others", "peer", t.peer, "pack", f.id, "shard", t.shard, "err", bad)
-	default:
+	if err != nil && ctx.Err() == nil && bad < badBlocks {
 		f.e.log.Info("holder failed, asking others", "peer", t.peer, "pack", f.id, "shard", t.shard, "err", err)
 	}
+}
+
+// miss notes that a holder has a block not, or not right.
+func (f *fetch) miss(t *task, r int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if _, current := f.tasks[t]; !current {
+		return
+	}
+	t.next, t.since = r+1, f.e.clock.Now()
+	f.bad[badCell{t.holding, r}] = true
+	if w := f.rows[r]; w.cells[t.shard] == pending || w.cells[t.shard] == slow {
+		w.cells[t.shard] = idle
+	}
+	f.poke()
 }
 
 // arrive puts a verified block in its place.
@@ -544,6 +667,9 @@ func (f *fetch) arrive(t *task, r int, b []byte) {
 	now := f.e.clock.Now()
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if _, current := f.tasks[t]; !current {
+		return // of a coding given up
+	}
 	t.next, t.since, t.slow = r+1, now, false
 	w := f.rows[r]
 	if w.done || w.cells[t.shard] == arrived {
@@ -592,7 +718,7 @@ func (f *fetch) finishRow(w *row) {
 			continue
 		}
 		useful := false
-		for r := t.next; r < t.row+t.count; r++ {
+		for r := range t.rows() {
 			useful = useful || !f.rows[r].done
 		}
 		if !useful && t.cancel != nil {
@@ -614,7 +740,7 @@ func (f *fetch) restore() error {
 	defer f.mu.Unlock()
 	g := f.k.geometry
 	for r, w := range f.rows {
-		if w.done {
+		if w.done || f.coded != nil {
 			continue
 		}
 		here := 0
@@ -655,7 +781,9 @@ func (f *fetch) restore() error {
 			}
 			if digest.Of(cells[s]) != f.k.manifest.BlockHash(s, r) {
 				f.e.log.Error("parity disagrees with the data that it was made of: the pack's state is bad", "pack", f.id, "row", r)
-				return fail(Corrupt, "", "pack %s: row %d restored to wrong bytes: its owner signed bad parity", f.id.Short(), r)
+				f.coded = fail(Corrupt, "", "pack %s: row %d restored to wrong bytes: its owner signed bad parity", f.id.Short(), r)
+				f.poke() // the data blocks still count
+				return nil
 			}
 			w.cells[s] = arrived
 			f.keep(g.Block(s, r), cells[s])

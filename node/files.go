@@ -10,8 +10,11 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/p2pfs/p2pfs/dht"
 	"github.com/p2pfs/p2pfs/erasure"
+	"github.com/p2pfs/p2pfs/member"
 	"github.com/p2pfs/p2pfs/pack"
+	"github.com/p2pfs/p2pfs/store"
 	"github.com/p2pfs/p2pfs/volume"
 	"github.com/p2pfs/p2pfs/wire"
 )
@@ -81,6 +84,8 @@ func (n *Node) Put(ctx context.Context, q PutRequest, r io.Reader, progress func
 		res.Warning = "nothing is safe yet: the only copy is on one node; when more nodes have joined, put the file again"
 	case res.Survives == 0:
 		res.Warning = "nothing is safe yet: the loss of any one holder loses the file"
+	case worst.silent > 0 && q.Redundancy == nil && worst.scheme.N() < steps[0].N():
+		res.Warning = fmt.Sprintf("%d known peers did not answer: with them the file would survive more losses", worst.silent)
 	case worst.scheme.K == 1 && q.Redundancy == nil:
 		res.Warning = fmt.Sprintf("few peers: whole copies on %d nodes, any 1 of %d restores the file", res.N, res.N)
 	}
@@ -90,6 +95,9 @@ func (n *Node) Put(ctx context.Context, q PutRequest, r io.Reader, progress func
 // Get writes the bytes asked for of what a source names. begin is called once
 // the file is known and gives where to write.
 func (n *Node) Get(ctx context.Context, q GetRequest, begin func(FileInfo) (io.Writer, error), progress func(Progress)) error {
+	if q.Offset < 0 || q.Length < -1 {
+		return fail(Usage, "", "negative offset or length")
+	}
 	f, err := n.open(ctx, q.Source)
 	if err != nil {
 		return err
@@ -98,9 +106,6 @@ func (n *Node) Get(ctx context.Context, q GetRequest, begin func(FileInfo) (io.W
 	w, err := begin(FileInfo{Name: entry.Name, Mode: entry.Mode, ModTime: entry.MTime, Size: entry.Size})
 	if err != nil {
 		return err
-	}
-	if q.Offset < 0 || q.Length < -1 {
-		return fail(Usage, "", "negative offset or length")
 	}
 	length := max(entry.Size-q.Offset, 0)
 	if q.Length >= 0 {
@@ -192,11 +197,11 @@ func (n *Node) Stat(ctx context.Context, text string) (Stat, error) {
 	st.Packs = len(ids)
 	var mu sync.Mutex
 	first := true
-	g, ctx := errgroup.WithContext(ctx)
+	g, asking := errgroup.WithContext(ctx)
 	g.SetLimit(4)
 	for _, id := range ids {
 		g.Go(func() error {
-			k, err := n.engine.locate(ctx, id, effort{all: true})
+			k, err := n.engine.locate(asking, id, effort{all: true})
 			if err != nil && CodeOf(err) != NotFound {
 				return err
 			}
@@ -219,21 +224,30 @@ func (n *Node) Stat(ctx context.Context, text string) (Stat, error) {
 			return nil
 		})
 	}
-	return st, g.Wait()
+	err = g.Wait()
+	if ctx.Err() != nil { // who was not asked is not gone
+		err = ctx.Err()
+	}
+	if err != nil {
+		return Stat{}, err
+	}
+	return st, nil
 }
 
 // codeOfCause gives the outcome of errors that come from below.
 func codeOfCause(err error) Code {
 	if r, ok := errors.AsType[*wire.Refusal](err); ok {
 		switch r.Code {
-		case wire.Full, wire.Quota:
+		case wire.NotMember, wire.Denied, wire.OtherNetwork, wire.Quota:
+			return Refused
+		case wire.Full:
 			return NoPeers
 		case wire.NotFound:
 			return NotFound
-		case wire.Corrupt:
+		case wire.Corrupt, wire.Signature:
 			return Corrupt
 		}
-		return Refused
+		return Failed
 	}
 	if short, ok := errors.AsType[*erasure.ShortError](err); ok && short.Need > 0 {
 		return Short
@@ -241,8 +255,12 @@ func codeOfCause(err error) Code {
 	switch {
 	case errors.Is(err, context.Canceled):
 		return Interrupted
-	case errors.Is(err, pack.ErrCorrupt), errors.Is(err, pack.ErrSignature):
+	case errors.Is(err, pack.ErrCorrupt), errors.Is(err, pack.ErrSignature): // store.ErrCorrupt is the same
 		return Corrupt
+	case errors.Is(err, member.ErrRefused), errors.Is(err, volume.ErrNetwork):
+		return Refused
+	case errors.Is(err, store.ErrFull), errors.Is(err, dht.ErrNoPeers):
+		return NoPeers
 	case errors.Is(err, volume.ErrLink):
 		return Usage
 	}

@@ -9,8 +9,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/crypto"
@@ -113,16 +115,49 @@ func newKey() (ed25519.PrivateKey, error) {
 	return key, nil
 }
 
+// vacant refuses to make a home where one is, or where one has left secrets
+// that nothing else can restore.
+func (h Home) vacant() error {
+	if h.Exists() {
+		return fail(Failed, "use another --home, or remove it if nothing in it is needed", "%s is a home already", h.Config)
+	}
+	for _, f := range []string{h.seedFile(), h.networkKeyFile()} {
+		if _, err := os.Lstat(f); !errors.Is(err, fs.ErrNotExist) {
+			return fail(Failed, fmt.Sprintf("restore %s from your copy, or move them away", h.credentialsFile()),
+				"secrets of an earlier home are in %s: %s", h.Config, filepath.Base(f))
+		}
+	}
+	return nil
+}
+
+// makeDirs makes the directories of a home, which nobody else may look into,
+// whoever made them.
+func (h Home) makeDirs() error {
+	for _, dir := range []string{h.Config, h.Data} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return err
+		}
+		info, err := os.Stat(dir)
+		if err != nil {
+			return err
+		}
+		if runtime.GOOS != "windows" && info.Mode().Perm()&0o077 != 0 {
+			if err := os.Chmod(dir, 0o700); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // create writes the files of a new home, the credentials last: they make it
 // one.
 func (h Home) create(c *member.Credentials, network ed25519.PrivateKey) (*Created, error) {
-	if h.Exists() {
-		return nil, fail(Failed, "use another --home, or remove it if nothing in it is needed", "%s is a home already", h.Config)
+	if err := h.vacant(); err != nil {
+		return nil, err
 	}
-	for _, dir := range []string{h.Config, h.Data} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return nil, err
-		}
+	if err := h.makeDirs(); err != nil {
+		return nil, err
 	}
 	var seed volume.Seed
 	rand.Read(seed[:]) // never fails
@@ -212,7 +247,7 @@ func readHex(path string, n int) ([]byte, error) {
 }
 
 // writeSecret replaces a file that only its owner may read, whole or not at
-// all.
+// all, and lasting when it returns.
 func writeSecret(path string, b []byte) error {
 	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
 	if err != nil {
@@ -228,7 +263,24 @@ func writeSecret(path string, b []byte) error {
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
-	return os.Rename(tmp.Name(), path)
+	if err := os.Rename(tmp.Name(), path); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+// syncDir makes the renaming of files in a directory last. Not everywhere can
+// a directory be synced.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err == nil {
+		err = d.Sync()
+		d.Close()
+	}
+	if runtime.GOOS == "windows" || errors.Is(err, syscall.EINVAL) || errors.Is(err, errors.ErrUnsupported) {
+		return nil
+	}
+	return err
 }
 
 // peerID is the libp2p peer ID of a key.
@@ -238,21 +290,6 @@ func peerID(k member.Key) (peer.ID, error) {
 		return "", err
 	}
 	return peer.IDFromPublicKey(pub)
-}
-
-// keyOf is the Ed25519 key of a peer ID.
-func keyOf(p peer.ID) (member.Key, error) {
-	var k member.Key
-	pub, err := p.ExtractPublicKey()
-	if err != nil {
-		return k, fmt.Errorf("peer ID %s holds no key: %w", p, err)
-	}
-	raw, err := pub.Raw()
-	if err != nil || pub.Type() != crypto.Ed25519 {
-		return k, fmt.Errorf("peer ID %s is not of an Ed25519 key", p)
-	}
-	copy(k[:], raw)
-	return k, nil
 }
 
 // MakeInvite makes an invite to the network of a home whose node need not

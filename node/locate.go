@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,6 +30,13 @@ const (
 	// bulkTimeout bounds the questions that only save others.
 	bulkTimeout = time.Second
 
+	// maxAsked bounds the peers one search asks, whoever names them.
+	maxAsked = 1024
+
+	// searches is how often a search begins anew because what peers claimed
+	// was not true. The last one waits for everybody.
+	searches = 3
+
 	// lookupWidth is how many of the closest peers a search asks directly: as
 	// many as hold a pack at the largest automatic step.
 	lookupWidth = 20
@@ -36,10 +44,11 @@ const (
 
 // answer is what one peer said that it holds of a pack.
 type answer struct {
-	peer   peer.ID
-	number uint64
-	shard  int
-	k, m   int
+	peer        peer.ID
+	number      uint64
+	shard       int
+	k, m        int
+	provisional bool // the put that brought it has not been completed
 }
 
 // known is where a pack is: its manifest and who holds which shard of it.
@@ -47,11 +56,26 @@ type known struct {
 	manifest *pack.Manifest
 	geometry erasure.Geometry
 	holders  map[int][]peer.ID // by shard; shared, never written to
+
+	// confirmed are the peers that answered the search just made and whose
+	// shards stay: a put that was not completed leaves some that do not.
+	confirmed map[peer.ID]bool
 }
 
-// distinct gives the number of distinct shards on distinct peers: the size of
-// the greatest matching of shards to peers.
-func (k *known) distinct() int { return matching(k.holders) }
+// distinct gives the number of distinct shards that stay, on distinct peers
+// that answered just now: the size of the greatest matching of shards to
+// peers.
+func (k *known) distinct() int {
+	live := make(map[int][]peer.ID)
+	for s, ps := range k.holders {
+		for _, p := range ps {
+			if k.confirmed[p] {
+				live[s] = append(live[s], p)
+			}
+		}
+	}
+	return matching(live)
+}
 
 // matching is the size of a greatest matching in the bipartite graph of
 // shards and their holders, by augmenting paths. Counting shards or peers
@@ -128,9 +152,10 @@ func (t *packTable) forget(id pack.ID) {
 func (t *packTable) note(id pack.ID, a answer) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if len(t.answers) < 4*maxKnown {
-		t.answers[id] = append(t.answers[id], a)
+	if len(t.answers) >= 4*maxKnown {
+		clear(t.answers) // they only save questions
 	}
+	t.answers[id] = append(t.answers[id], a)
 }
 
 // askAll asks the holders of one pack of a file, and those who are close to it,
@@ -168,7 +193,7 @@ func (e *engine) askAll(ctx context.Context, near *known, ids []pack.ID) {
 			hs, err := e.holdings(ctx, p, ids)
 			if err != nil {
 				if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-					e.unheard(p, ctx.Err())
+					e.log.Info("peer is slow to answer, going on without it", "peer", p)
 				}
 				return
 			}
@@ -199,7 +224,7 @@ func answerOf(p peer.ID, h wire.Holding) (answer, bool) {
 	if !h.Held {
 		return answer{}, false
 	}
-	return answer{peer: p, number: h.Number, shard: h.Shard, k: h.K, m: h.M}, true
+	return answer{peer: p, number: h.Number, shard: h.Shard, k: h.K, m: h.M, provisional: h.Provisional}, true
 }
 
 // effort is how far a search goes.
@@ -224,17 +249,33 @@ func (e *engine) locate(ctx context.Context, id pack.ID, how effort) (*known, er
 			}
 		}
 	}
-	answers, err := e.search(ctx, id, how)
-	if err != nil {
-		return nil, err
+	// A peer that claims what no manifest bears out is left out, and the
+	// search begins anew, for it may have ended with that claim.
+	liars := make(map[peer.ID]bool)
+	for try := 0; ; try++ {
+		if try == searches-1 {
+			how.all = true
+		}
+		answers, err := e.search(ctx, id, how, liars)
+		if err != nil {
+			return nil, err
+		}
+		k, err := e.settle(ctx, id, answers)
+		if err == nil || len(answers) == 0 || try == searches-1 || ctx.Err() != nil {
+			return k, err
+		}
+		for _, a := range answers {
+			liars[a.peer] = true
+		}
+		e.log.Warn("claims to hold a pack are not borne out", "pack", id, "claims", len(answers), "err", err)
 	}
-	return e.settle(ctx, id, answers)
 }
 
 // search asks who may hold the pack: the remembered holders, the closest
 // peers, and the announced ones, all at once.
-func (e *engine) search(ctx context.Context, id pack.ID, how effort) ([]answer, error) {
-	ctx, cancel := context.WithTimeout(ctx, 3*askTimeout)
+// Those in without are not.
+func (e *engine) search(parent context.Context, id pack.ID, how effort, without map[peer.ID]bool) ([]answer, error) {
+	ctx, cancel := context.WithTimeout(parent, 3*askTimeout)
 	defer cancel()
 
 	type found struct {
@@ -248,10 +289,10 @@ func (e *engine) search(ctx context.Context, id pack.ID, how effort) ([]answer, 
 	limit := make(chan struct{}, 64)
 	ask := func(p peer.ID) {
 		mu.Lock()
-		again := asked[p]
+		skip := asked[p] || without[p] || len(asked) > maxAsked
 		asked[p] = true
 		mu.Unlock()
-		if again || len(asked) > 4*256 {
+		if skip {
 			return
 		}
 		wg.Go(func() {
@@ -329,10 +370,10 @@ func (e *engine) search(ctx context.Context, id pack.ID, how effort) ([]answer, 
 				continue
 			}
 			g := bestGroup(slices.DeleteFunc(slices.Clone(answers), func(a answer) bool { return how.failed[holding{a.shard, a.peer}] }))
-			if g.data >= g.k { // every data shard is known
+			if g.k > 0 && g.data >= g.k { // every data shard is known
 				return answers, nil
 			}
-			if g.shards >= g.k && enough == nil {
+			if g.k > 0 && g.shards >= g.k && enough == nil {
 				wait := enoughWait
 				if how.failed != nil {
 					wait = widerWait
@@ -342,102 +383,167 @@ func (e *engine) search(ctx context.Context, id pack.ID, how effort) ([]answer, 
 		case <-enough:
 			return answers, nil
 		case <-done:
+			if err := parent.Err(); err != nil {
+				return nil, err
+			}
 			if len(answers) == 0 && lookupErr != nil {
 				return nil, fail(NoPeers, "start a node of this network, or check that this machine reaches one: 'p2pfs peers'",
 					"look up pack %s: %w", id.Short(), lookupErr)
 			}
 			return answers, nil
 		case <-ctx.Done():
-			return answers, nil
+			return answers, parent.Err()
 		}
 	}
+}
+
+// coding is how a pack is coded, as far as its shards are concerned.
+type coding struct {
+	k, m int
 }
 
 // group is what answers say of one coding of a pack.
 type group struct {
-	number       uint64
-	k, m         int
-	shards, data int // distinct shards, distinct data shards
+	coding
+
+	number    uint64
+	shards    int // distinct shards
+	data      int // distinct data shards
+	confirmed int // distinct shards of a put that was completed
 }
 
-// bestGroup gives the coding to read from: of those that have enough shards
-// to restore, the one with the highest number; else the one with the most.
-func bestGroup(answers []answer) group {
-	type coding struct {
-		k, m int
-	}
-	shards := make(map[coding]map[int]bool)
-	groups := make(map[coding]*group)
+// enough says whether the shards of the group restore the pack.
+func (g group) enough() bool { return g.shards >= g.k }
+
+// safe says whether those that will stay do.
+func (g group) safe() bool { return g.confirmed >= g.k }
+
+// groups sorts what answers say by coding, the one to read from first: those
+// whose shards are enough before others, of a completed put before one under
+// way, the higher number before the lower; else the one with the most shards.
+func groups(answers []answer) []group {
+	all := make(map[coding]*group)
+	seen := make(map[coding]map[int]bool)
+	sure := make(map[coding]map[int]bool)
 	for _, a := range answers {
 		c := coding{a.k, a.m}
-		g := groups[c]
+		g := all[c]
 		if g == nil {
-			g = &group{k: a.k, m: a.m}
-			groups[c], shards[c] = g, make(map[int]bool)
+			g = &group{coding: c}
+			all[c], seen[c], sure[c] = g, make(map[int]bool), make(map[int]bool)
 		}
 		g.number = max(g.number, a.number)
-		if !shards[c][a.shard] {
-			shards[c][a.shard] = true
+		if !seen[c][a.shard] {
+			seen[c][a.shard] = true
 			g.shards++
 			if a.shard < a.k {
 				g.data++
 			}
 		}
-	}
-	var best group
-	for _, g := range groups {
-		enough, before := g.shards >= g.k, best.k > 0 && best.shards >= best.k
-		switch {
-		case best.k == 0, enough && !before:
-			best = *g
-		case enough == before && enough && g.number > best.number:
-			best = *g
-		case enough == before && !enough && g.shards > best.shards:
-			best = *g
+		if !a.provisional && !sure[c][a.shard] {
+			sure[c][a.shard] = true
+			g.confirmed++
 		}
 	}
-	return best
+	out := make([]group, 0, len(all))
+	for _, g := range all {
+		out = append(out, *g)
+	}
+	first := func(a, b bool) int {
+		switch {
+		case a && !b:
+			return -1
+		case b && !a:
+			return 1
+		}
+		return 0
+	}
+	slices.SortFunc(out, func(a, b group) int {
+		if c := cmp.Or(first(a.enough(), b.enough()), first(a.safe(), b.safe())); c != 0 {
+			return c
+		}
+		if a.enough() {
+			return cmp.Or(cmp.Compare(b.number, a.number), cmp.Compare(b.shards, a.shards), cmp.Compare(a.k, b.k), cmp.Compare(a.m, b.m))
+		}
+		return cmp.Or(cmp.Compare(b.shards, a.shards), cmp.Compare(b.number, a.number), cmp.Compare(a.k, b.k), cmp.Compare(a.m, b.m))
+	})
+	return out
 }
 
-// settle makes answers into a known pack: it fetches the manifest and checks
-// it against the ID.
+// bestGroup gives the coding to read from, zero where there is no answer.
+func bestGroup(answers []answer) group {
+	gs := groups(answers)
+	if len(gs) == 0 {
+		return group{}
+	}
+	return gs[0]
+}
+
+// settle makes answers into a known pack: it fetches the manifest of the best
+// coding for which a peer has one that checks.
 func (e *engine) settle(ctx context.Context, id pack.ID, answers []answer) (*known, error) {
 	if len(answers) == 0 {
 		return nil, fail(NotFound, "check that the link is of this network and that its holders are online; 'p2pfs peers' lists who is there",
 			"pack %s: no peer has it", id.Short())
 	}
-	best := bestGroup(answers)
-	holders := make(map[int][]peer.ID)
-	for _, a := range answers {
-		if a.k == best.k && a.m == best.m && !slices.Contains(holders[a.shard], a.peer) {
-			holders[a.shard] = append(holders[a.shard], a.peer)
+	var errs []error
+	for _, g := range groups(answers) {
+		m, err := e.manifestOf(ctx, id, g.coding, answers)
+		if err != nil {
+			errs = append(errs, err)
+			continue
 		}
+		holders := make(map[int][]peer.ID)
+		old, _ := e.packs.get(id)
+		if old != nil && old.geometry == m.Geometry() {
+			for s, ps := range old.holders { // a search that ended early has not heard of all
+				holders[s] = slices.Clone(ps)
+			}
+		}
+		stays := make(map[peer.ID]bool)
+		for _, a := range answers {
+			if (coding{a.k, a.m}) == g.coding && a.shard < g.k+g.m {
+				if !slices.Contains(holders[a.shard], a.peer) {
+					holders[a.shard] = append(holders[a.shard], a.peer)
+				}
+				stays[a.peer] = !a.provisional
+			}
+		}
+		k := &known{manifest: m, geometry: m.Geometry(), holders: holders, confirmed: stays}
+		e.packs.set(id, k)
+		return k, nil
 	}
-	if k, _ := e.packs.get(id); k != nil && k.geometry.K == best.k && k.geometry.M == best.m {
-		n := &known{manifest: k.manifest, geometry: k.geometry, holders: holders}
-		e.packs.set(id, n)
-		return n, nil
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	return nil, fmt.Errorf("pack %s: no manifest: %w", id.Short(), errors.Join(errs...))
+}
+
+// manifestOf gives the pack's manifest under a coding, from what is known or
+// from one of those who say that they hold a shard of it.
+func (e *engine) manifestOf(ctx context.Context, id pack.ID, c coding, answers []answer) (*pack.Manifest, error) {
+	if k, _ := e.packs.get(id); k != nil && k.geometry.K == c.k && k.geometry.M == c.m {
+		return k.manifest, nil
 	}
 	var errs []error
 	for _, a := range e.inOrder(answers) {
-		if a.k != best.k || a.m != best.m {
+		if (coding{a.k, a.m}) != c {
 			continue
 		}
 		m, err := e.manifestFrom(ctx, a.peer, id)
 		if err == nil {
-			if g := m.Geometry(); g.K == best.k && g.M == best.m {
-				k := &known{manifest: m, geometry: g, holders: holders}
-				e.packs.set(id, k)
-				return k, nil
+			if g := m.Geometry(); g.K == c.k && g.M == c.m {
+				return m, nil
 			}
-			err = fmt.Errorf("pack %s: %s says %d+%d, its manifest something else", id.Short(), short(a.peer), best.k, best.m)
+			err = fmt.Errorf("%s says %d+%d, its manifest something else", short(a.peer), c.k, c.m)
+			e.log.Warn("peer says one thing of a pack and its manifest another", "peer", a.peer, "pack", id)
 		}
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
 		errs = append(errs, err)
 	}
-	return nil, fmt.Errorf("pack %s: no manifest: %w", id.Short(), errors.Join(errs...))
+	return nil, errors.Join(errs...)
 }
 
 // inOrder sorts answers so that peers that failed lately come last.

@@ -35,6 +35,8 @@ type memNet struct {
 	rand  *rand.Rand
 	nodes []*memNode
 	log   *logs
+	ahead atomic.Int64   // how far the stores' clock is ahead of the machine's, in ns
+	wire  func(b []byte) // sees all that is sent; nil: nobody looks
 }
 
 // memNode is a peer of a memNet, and what is wrong with it.
@@ -44,8 +46,8 @@ type memNode struct {
 	server *server
 	wrap   func(wire.Handler) wire.Handler // lies
 	down   atomic.Bool
-	hang   atomic.Bool // accepts streams and says nothing
-	asked  atomic.Int64
+	hang   atomic.Bool  // accepts streams and says nothing
+	far    atomic.Int64 // how long a stream to it takes to open, in ns
 }
 
 // logs keeps what was logged.
@@ -110,7 +112,10 @@ func (m *memNet) add(holder bool, capacity int64, zone string) *memNode {
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	s, err := store.Open("", store.Options{InMemory: true, Capacity: capacity})
+	s, err := store.Open("", store.Options{
+		InMemory: true, Capacity: capacity,
+		Now: func() time.Time { return time.Now().Add(time.Duration(m.ahead.Load())) },
+	})
 	if err != nil {
 		m.t.Fatal(err)
 	}
@@ -121,7 +126,7 @@ func (m *memNet) add(holder bool, capacity int64, zone string) *memNode {
 		stall: 3 * time.Second, rand: rand.New(rand.NewPCG(m.rand.Uint64(), 1)),
 	}
 	node := &memNode{engine: e}
-	node.server = &server{engine: e, stores: make(chan struct{}, storesAtOnce), after: func(pack.ID) {}}
+	node.server = newServer(e, nil)
 	e.dial = memDialer{m, node}
 	e.dir = memDirectory{m, node}
 	m.nodes = append(m.nodes, node)
@@ -156,7 +161,9 @@ func (d memDialer) Open(ctx context.Context, p peer.ID) (stream, error) {
 	if to == nil || to.down.Load() || d.from.down.Load() {
 		return nil, errors.New("no route to peer")
 	}
-	to.asked.Add(1)
+	if err := sleep(ctx, realClock{}, time.Duration(to.far.Load())); err != nil {
+		return nil, err
+	}
 	a, b := net.Pipe()
 	go func() {
 		defer b.Close()
@@ -170,10 +177,29 @@ func (d memDialer) Open(ctx context.Context, p peer.ID) (stream, error) {
 		}
 		wire.Serve(context.Background(), b, string(d.from.self), wire.Version, h)
 	}()
-	return memStream{a}, nil
+	return memStream{a, d.net.wire}, nil
 }
 
-type memStream struct{ net.Conn }
+type memStream struct {
+	net.Conn
+
+	wire func(b []byte)
+}
+
+func (s memStream) Write(b []byte) (int, error) {
+	if s.wire != nil {
+		s.wire(b)
+	}
+	return s.Conn.Write(b)
+}
+
+func (s memStream) Read(b []byte) (int, error) {
+	n, err := s.Conn.Read(b)
+	if s.wire != nil {
+		s.wire(b[:n])
+	}
+	return n, err
+}
 
 func (s memStream) Reset() error { return s.Close() }
 
@@ -212,6 +238,8 @@ func (d memDirectory) Closest(ctx context.Context, id [32]byte, n int) ([]peer.I
 	}
 	return out, nil
 }
+
+func (d memDirectory) Compare(id [32]byte, a, b peer.ID) int { return dht.Compare(id, a, b) }
 
 func (d memDirectory) Holders(context.Context, [32]byte) iter.Seq2[peer.AddrInfo, error] {
 	return func(func(peer.AddrInfo, error) bool) {}

@@ -91,6 +91,12 @@ type Node struct {
 	ready   chan struct{}
 	running chan struct{} // closed when Run has returned
 	began   time.Time
+	dropped *dropped
+	forget  func() // ends the following of the membership
+
+	saving sync.Mutex    // held while the credentials are saved, so that the last saved are the newest
+	news   chan struct{} // the membership has changed
+	spread atomic.Uint64 // number of the last deny list that was passed on
 
 	sent, received atomic.Int64
 	reach          atomic.Value // string
@@ -117,17 +123,22 @@ func Open(h Home, c Config) (*Node, error) {
 	n := &Node{
 		home: h, config: c, log: c.Log, seed: seed, member: m,
 		ready: make(chan struct{}), running: make(chan struct{}), began: time.Now(),
+		dropped: &dropped{wake: make(chan struct{}, 1)}, news: make(chan struct{}, 1),
+	}
+	if cred.Deny != nil {
+		n.spread.Store(cred.Deny.Number)
 	}
 	n.reach.Store("unknown")
 	if n.store, err = store.Open(h.storeDir(), store.Options{
 		Capacity: c.Capacity, Log: c.Log, ProvisionalTTL: c.ProvisionalTTL,
-		SweepEvery: sweepEvery(c.ProvisionalTTL),
+		SweepEvery: sweepEvery(c.ProvisionalTTL), Dropped: n.dropped.add,
 	}); err != nil {
 		if errors.Is(err, store.ErrLocked) {
 			return nil, fail(Failed, "another p2pfs uses it; wait for it to end, or use another --home", "home %s is in use", h.Data)
 		}
 		return nil, fmt.Errorf("open the store: %w", err)
 	}
+	n.forget = m.OnChange(n.membershipChanged)
 	if err := n.start(); err != nil {
 		n.Close()
 		return nil, err
@@ -169,15 +180,18 @@ func (n *Node) start() error {
 		self: n.swarm.ID(), holder: !n.config.Client, network: id, zone: n.config.Zone, version: n.config.Version,
 		dial: hostDialer{n}, dir: n.dht, clock: realClock{}, store: n.store,
 		peers: newPeerTable(), packs: newPackTable(), buffers: new(buffers), log: n.log, stall: stallTimeout,
-		rand: rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
+		rand: rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())), announce: n.announce,
 	}
-	n.server = &server{engine: n.engine, stores: make(chan struct{}, storesAtOnce), deny: n.takeDenyList, after: n.announce}
+	n.server = newServer(n.engine, n.takeDenyList)
 	return nil
 }
 
 // Close frees the home. Run must have returned.
 func (n *Node) Close() error {
 	var errs []error
+	if n.forget != nil {
+		defer n.forget()
+	}
 	if n.dht != nil {
 		errs = append(errs, n.dht.Close())
 	}
@@ -203,14 +217,14 @@ func (n *Node) Addrs() []string { return n.swarm.Addrs() }
 // ended when it returns.
 func (n *Node) Run(ctx context.Context) error {
 	defer close(n.running)
-	stop := n.member.OnChange(n.membershipChanged)
-	defer stop()
 	g, ctx := errgroup.WithContext(ctx)
 	if n.engine.holder {
 		n.serve(ctx, g)
 	}
 	g.Go(func() error { return ended(ctx, n.dht.Run(ctx)) })
 	g.Go(func() error { return n.watchReach(ctx) })
+	g.Go(func() error { return n.spreadNews(ctx) })
+	g.Go(func() error { return n.withdraw(ctx) })
 	if !n.config.Client {
 		g.Go(func() error { return ended(ctx, n.store.Run(ctx)) })
 	}
@@ -235,7 +249,8 @@ func ended(ctx context.Context, err error) error {
 }
 
 // connect connects to known peers, and waits until one is there, all have
-// failed, or connectWait is over. The others go on connecting meanwhile.
+// failed, or connectWait is over. One is enough, the other dials end with it:
+// the DHT finds the others, and dials on while few are known.
 func (n *Node) connect(run context.Context) {
 	peers := n.bootstrap()
 	rand.Shuffle(len(peers), func(i, j int) { peers[i], peers[j] = peers[j], peers[i] })
@@ -255,7 +270,7 @@ func (n *Node) connect(run context.Context) {
 				n.log.Debug("peer not reached", "peer", p.ID, "err", err)
 				return nil
 			}
-			cancel() // one is enough: the DHT finds the others
+			cancel()
 			return nil
 		})
 	}
@@ -351,10 +366,14 @@ func (n *Node) rememberPeers() {
 		}
 		have[p] = true
 		r := rememberedPeer{Seen: time.Now(), Zone: n.engine.peers.state(p).facts.Zone}
-		for _, a := range addrs[:min(len(addrs), 8)] {
-			r.Addrs = append(r.Addrs, a.String()+"/p2p/"+p.String())
+		for _, a := range addrs {
+			if text := a.String() + "/p2p/" + p.String(); len(text) <= member.MaxAddrLen && len(r.Addrs) < 8 {
+				r.Addrs = append(r.Addrs, text)
+			}
 		}
-		list = append(list, r)
+		if len(r.Addrs) > 0 {
+			list = append(list, r)
+		}
 	}
 	for _, r := range n.loadPeers() {
 		if infos := addrInfos(r.Addrs); len(infos) == 1 && !have[infos[0].ID] && len(list) < rememberedPeers {
@@ -379,7 +398,7 @@ func (n *Node) serves(p peer.ID) bool {
 
 // serve answers peers until ctx ends.
 func (n *Node) serve(ctx context.Context, g *errgroup.Group) {
-	slots := make(chan struct{}, requestsAtOnce)
+	admission := newAdmission()
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	closed := false
@@ -395,18 +414,13 @@ func (n *Node) serve(ctx context.Context, g *errgroup.Group) {
 			mu.Unlock()
 			defer wg.Done()
 			defer s.Close()
-			select {
-			case slots <- struct{}{}:
-				defer func() { <-slots }()
-			case <-ctx.Done():
-				s.Reset()
-				return
-			}
-			stop := context.AfterFunc(ctx, func() { s.Reset() })
-			defer stop()
 			from := s.Conn().RemotePeer()
-			rw := &patient{stream: &counter{stream: s, n: n}, stall: stallTimeout}
-			if err := wire.Serve(ctx, rw, string(from), v, n.server); err != nil && ctx.Err() == nil {
+			err := admission.serve(ctx, &counter{stream: s, n: n}, from, v, n.server)
+			switch {
+			case err == nil || ctx.Err() != nil:
+			case errors.Is(err, errCrowded):
+				n.log.Debug("request not served", "peer", from, "err", err)
+			default:
 				n.log.Info("request failed", "peer", from, "err", err)
 			}
 		})
@@ -470,28 +484,109 @@ func (n *Node) announce(id pack.ID) {
 	if err := n.dht.Announce(context.Background(), id); err != nil {
 		n.log.Warn("pack not announced", "pack", id, "err", err)
 	}
-}
-
-// membershipChanged keeps new credentials and passes a new deny list on.
-func (n *Node) membershipChanged() {
-	if err := n.home.saveCredentials(n.member.Credentials()); err != nil {
-		n.log.Error("membership not saved", "err", err)
+	if !n.holds(id) { // it went while it was announced
+		n.dropped.add(id)
 	}
 }
 
-// takeDenyList takes a deny list from a peer and passes it on where it is new.
-func (n *Node) takeDenyList(ctx context.Context, b []byte) error {
+// holds tells whether a shard of a pack is here.
+func (n *Node) holds(id pack.ID) bool {
+	h, err := n.store.Holding(id) // a shard goes before a tombstone
+	return err == nil && !h.Deleted || err != nil && !errors.Is(err, store.ErrNotFound)
+}
+
+// withdraw ends the announcing of packs of which the last shard has gone,
+// until ctx ends.
+func (n *Node) withdraw(ctx context.Context) error {
+	for ended := false; !ended; {
+		select {
+		case <-n.dropped.wake:
+		case <-ctx.Done():
+			ended = true
+		}
+		var ids [][32]byte
+		for _, id := range n.dropped.take() {
+			if !n.holds(id) {
+				ids = append(ids, id)
+			}
+		}
+		if len(ids) == 0 {
+			continue
+		}
+		if err := n.dht.Withdraw(context.WithoutCancel(ctx), ids...); err != nil {
+			n.log.Warn("packs not withdrawn", "packs", len(ids), "err", err)
+		}
+	}
+	return nil
+}
+
+// dropped gathers the packs of which nothing is left here.
+type dropped struct {
+	wake chan struct{} // there are some
+
+	mu  sync.Mutex
+	ids []pack.ID
+}
+
+func (d *dropped) add(id pack.ID) {
+	d.mu.Lock()
+	d.ids = append(d.ids, id)
+	d.mu.Unlock()
+	select {
+	case d.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (d *dropped) take() []pack.ID {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	ids := d.ids
+	d.ids = nil
+	return ids
+}
+
+// membershipChanged keeps new credentials and has a new deny list passed on.
+func (n *Node) membershipChanged() {
+	n.saving.Lock()
+	err := n.home.saveCredentials(n.member.Credentials())
+	n.saving.Unlock()
+	if err != nil {
+		n.log.Error("membership not saved", "err", err)
+	}
+	select {
+	case n.news <- struct{}{}:
+	default: // what is to come of it will see this change as well
+	}
+}
+
+// spreadNews passes every new deny list on until ctx ends, whether it came
+// from a peer's request or at the gate.
+func (n *Node) spreadNews(ctx context.Context) error {
+	for {
+		select {
+		case <-n.news:
+		case <-ctx.Done():
+			return nil
+		}
+		l := n.member.Deny()
+		if l == nil || l.Number <= n.spread.Load() {
+			continue
+		}
+		n.spread.Store(l.Number)
+		n.log.Info("new deny list", "number", l.Number, "expelled", len(l.Entries))
+		n.spreadDenyList(ctx, l.Encode())
+	}
+}
+
+// takeDenyList takes a deny list from a peer; a new one is passed on.
+func (n *Node) takeDenyList(b []byte) error {
 	l, err := member.DecodeDenyList(b)
 	if err != nil {
 		return wire.Refuse(wire.Malformed, "bad deny list")
 	}
-	changed, err := n.member.Update(l)
-	if err != nil {
+	if _, err := n.member.Update(l); err != nil {
 		return wire.Refuse(wire.Signature, "deny list: not of this network")
-	}
-	if changed {
-		n.log.Info("new deny list", "number", l.Number, "expelled", len(l.Entries))
-		go n.spreadDenyList(context.WithoutCancel(ctx), b)
 	}
 	return nil
 }
@@ -533,8 +628,9 @@ func (n *Node) Invite(_ context.Context, life time.Duration) (string, error) {
 			continue
 		}
 		for _, a := range h.Peerstore().Addrs(p) {
-			if _, err := a.ValueForProtocol(ma.P_TCP); err == nil && len(addrs) < member.MaxAddrs {
-				addrs = append(addrs, a.String()+"/p2p/"+p.String())
+			text := a.String() + "/p2p/" + p.String()
+			if _, err := a.ValueForProtocol(ma.P_TCP); err == nil && len(addrs) < member.MaxAddrs && len(text) <= member.MaxAddrLen {
+				addrs = append(addrs, text)
 				break
 			}
 		}
@@ -572,6 +668,7 @@ func (n *Node) Expel(ctx context.Context, who string, withInvited bool) error {
 	if err != nil {
 		return err
 	}
+	n.spread.Store(l.Number)
 	told := n.spreadDenyList(ctx, l.Encode()) // before the peer's connection goes: it may as well know
 	if _, err := n.member.Update(l); err != nil {
 		return err
@@ -602,8 +699,8 @@ func Join(ctx context.Context, h Home, invite string, s Settings, log *slog.Logg
 	if err != nil {
 		return "", &Error{Code: Usage, Hint: "an invite begins with " + member.InvitePrefix + " and is one word; copy it whole", Err: err}
 	}
-	if h.Exists() {
-		return "", fail(Failed, "use another --home, or remove it if nothing in it is needed", "%s is a home already", h.Config)
+	if err := h.vacant(); err != nil {
+		return "", err
 	}
 	self, err := newKey()
 	if err != nil {
@@ -634,7 +731,7 @@ func Join(ctx context.Context, h Home, invite string, s Settings, log *slog.Logg
 			return "", &Error{Code: NoPeers, Hint: "one of the nodes that the invite names, or another on this LAN, must run", Err: err}
 		}
 	}
-	if err := os.MkdirAll(h.Config, 0o700); err != nil {
+	if err := h.makeDirs(); err != nil {
 		return "", err
 	}
 	if err := writeSecret(h.bootstrapFile(), []byte(strings.Join(in.Addrs, "\n")+"\n")); err != nil {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"sync"
 	"testing"
 	"time"
 
@@ -325,6 +326,51 @@ func TestRangesAreReadAlone(t *testing.T) {
 		if !bytes.Equal(w.b, want) {
 			t.Errorf("range %d+%d: got %d bytes, want %d", r[0], r[1], len(w.b), len(want))
 		}
+	}
+}
+
+// What peers send each other below their connections' encryption shows nothing
+// of a file. The same bytes put as a pack without sealing are seen, so the
+// search would see them.
+func TestNothingPlainIsSent(t *testing.T) {
+	const marker = "Xylophon-Quarzsand"
+	m := newMemNet(t, 53, 6, 0)
+	var mu sync.Mutex
+	var sent bytes.Buffer
+	m.wire = func(b []byte) {
+		mu.Lock()
+		defer mu.Unlock()
+		sent.Write(b)
+	}
+	seen := func() (int, bool) {
+		mu.Lock()
+		defer mu.Unlock()
+		defer sent.Reset()
+		return sent.Len(), bytes.Contains(sent.Bytes(), []byte(marker))
+	}
+	data := random(12, 2<<20)
+	for off := 0; off < len(data); off += 5000 {
+		copy(data[off:], marker)
+	}
+	client := m.client()
+	res := put(t, client.node(), marker, data, &erasure.Scheme{K: 4, M: 2})
+	if _, _, err := get(t.Context(), m.client().node(), res.Link); err != nil {
+		t.Fatal(err)
+	}
+	if n, found := seen(); found || n < 4<<20 {
+		t.Errorf("marker seen: %v, in %d bytes; want none in more than 4 MiB", found, n)
+	}
+	keys := client.node().seed.Keys()
+	p := client.newPutter(t.Context(), keys.Owner, &erasure.Scheme{K: 4, M: 2}, 0)
+	defer p.end()
+	if _, err := p.PutPack(t.Context(), data, false, func() {}); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Wait(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, found := seen(); !found {
+		t.Error("unsealed bytes pass and are not seen: the search is blind")
 	}
 }
 

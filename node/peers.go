@@ -25,6 +25,10 @@ const (
 	// avoidFor is how long a peer that failed is asked last.
 	avoidFor = 10 * time.Second
 
+	// insistAgain is how long a peer that stayed silent when it was asked
+	// once more is left in peace.
+	insistAgain = time.Minute
+
 	// maxPeers bounds the table; the longest unheard of go first.
 	maxPeers = 4096
 )
@@ -44,6 +48,7 @@ type peerState struct {
 	factsAt  time.Time
 	lastSeen time.Time
 	lastFail time.Time
+	insisted time.Time     // when it was last asked in spite of having failed
 	latency  time.Duration // moving average of short answers
 }
 
@@ -110,7 +115,7 @@ func (t *peerTable) avoid(p peer.ID, now time.Time) bool {
 }
 
 // facts gives what p says of itself, asking where what is known is old.
-func (e *engine) facts(ctx context.Context, p peer.ID) (wire.Facts, error) {
+func (e *engine) facts(ctx context.Context, p peer.ID, timeout time.Duration) (wire.Facts, error) {
 	if p == e.self {
 		return e.ownFacts(), nil
 	}
@@ -122,7 +127,7 @@ func (e *engine) facts(ctx context.Context, p peer.ID) (wire.Facts, error) {
 		return wire.Facts{}, fmt.Errorf("%s: %w", short(p), errSilent)
 	}
 	var f wire.Facts
-	err := e.call(ctx, p, factsTimeout, func(s stream) (err error) {
+	err := e.call(ctx, p, timeout, func(s stream) (err error) {
 		f, err = wire.GetFacts(s)
 		return err
 	})
@@ -133,15 +138,48 @@ func (e *engine) facts(ctx context.Context, p peer.ID) (wire.Facts, error) {
 	return f, nil
 }
 
+// insist asks peers that were silent once more, and waits longer; not those
+// that were asked so less than insistAgain ago. It adds the ones that stay
+// silent to quiet, and why to reasons.
+func (e *engine) insist(ctx context.Context, peers []peer.ID, quiet *[]peer.ID, reasons *[]error) []offer {
+	now := e.clock.Now()
+	var ask []peer.ID
+	for _, p := range peers {
+		e.peers.with(p, func(s *peerState) {
+			if now.Sub(s.insisted) < insistAgain && s.lastFail.After(s.insisted) {
+				*quiet = append(*quiet, p)
+				*reasons = append(*reasons, fmt.Errorf("%s: %w", short(p), errSilent))
+				return
+			}
+			s.insisted, s.lastFail = now, time.Time{}
+			ask = append(ask, p)
+		})
+	}
+	var out []offer
+	for _, o := range e.ask(ctx, ask, askTimeout) {
+		if o.err != nil {
+			*quiet = append(*quiet, o.peer)
+			*reasons = append(*reasons, o.err)
+			continue
+		}
+		out = append(out, o)
+	}
+	return out
+}
+
 // accepting asks peers side by side for their facts and gives those that
 // answered with what they said, in the order of peers.
 func (e *engine) accepting(ctx context.Context, peers []peer.ID) []offer {
+	return e.ask(ctx, peers, factsTimeout)
+}
+
+func (e *engine) ask(ctx context.Context, peers []peer.ID, timeout time.Duration) []offer {
 	offers := make([]offer, len(peers))
 	var g errgroup.Group
 	g.SetLimit(32)
 	for i, p := range peers {
 		g.Go(func() error {
-			f, err := e.facts(ctx, p)
+			f, err := e.facts(ctx, p, timeout)
 			offers[i] = offer{peer: p, facts: f, err: err}
 			return nil
 		})

@@ -30,6 +30,13 @@ const (
 	// packs have at 8+12. Under schemes with more, packs are made smaller.
 	parityBudget = 96 << 20
 
+	// claimWait is how long a put waits for another one of the same content.
+	claimWait = time.Minute
+
+	// soon bounds the number of a state that a peer claims to know, against
+	// one that would have us sign the last number there is.
+	soon = 24 * time.Hour
+
 	// aliveEvery is how often a put that takes long tells holders that it is
 	// alive, which keeps its shards.
 	aliveEvery = 10 * time.Minute
@@ -37,14 +44,14 @@ const (
 
 // placed says where the shards of a pack are.
 type placed struct {
-	id       pack.ID
-	number   uint64
-	scheme   erasure.Scheme
-	k, m     int // its own k′, and m
-	meta     bool
-	holders  []wire.Holder
-	reasons  []error // why shards could not be placed
-	accepted int     // peers that accepted at first
+	id      pack.ID
+	number  uint64
+	scheme  erasure.Scheme
+	k, m    int // its own k′, and m
+	meta    bool
+	holders []wire.Holder
+	reasons []error // why shards could not be placed
+	silent  int     // peers that did not answer when they were asked for room
 }
 
 // short tells how many of its shards are missing.
@@ -65,6 +72,7 @@ type putter struct {
 	wg     sync.WaitGroup
 	mu     sync.Mutex
 	packs  []*placed
+	mine   []pack.ID // in the engine's putting; guarded by its mu
 	seen   map[pack.ID]bool
 	peers  map[peer.ID]bool // that were given shards
 	failed error
@@ -91,6 +99,78 @@ func (e *engine) newPutter(ctx context.Context, owner ed25519.PrivateKey, s *era
 func (p *putter) end() {
 	p.cancel(context.Canceled)
 	p.wg.Wait()
+	p.e.mu.Lock()
+	defer p.e.mu.Unlock()
+	for _, id := range p.mine {
+		close(p.e.putting[id].ended)
+		delete(p.e.putting, id)
+	}
+}
+
+// storing is a pack that a put of this node stores, from its first step to
+// the put's end.
+type storing struct {
+	by     *putter
+	stored chan struct{} // closed when done and err are set
+	done   *placed
+	err    error
+	ended  chan struct{} // closed when the put has ended
+}
+
+// share stores a pack, or takes part in what another put of this node that
+// has the same pack does: two that store the same shards under two states
+// would each take the other's away. Where they want different things one
+// waits for the other's end; two that wait for each other give up after
+// claimWait.
+func (p *putter) share(ctx context.Context, id pack.ID, store func() (*placed, error)) (*placed, error) {
+	late, stop := p.e.clock.After(claimWait)
+	defer stop()
+	for {
+		p.e.mu.Lock()
+		if p.e.putting == nil {
+			p.e.putting = make(map[pack.ID]*storing)
+		}
+		other := p.e.putting[id]
+		if other == nil {
+			own := &storing{by: p, stored: make(chan struct{}), ended: make(chan struct{})}
+			p.e.putting[id] = own
+			p.mine = append(p.mine, id)
+			p.e.mu.Unlock()
+			own.done, own.err = store()
+			close(own.stored)
+			return own.done, own.err
+		}
+		p.e.mu.Unlock()
+		wait := other.ended
+		if p.wants(other.by) {
+			wait = other.stored
+		}
+		select {
+		case <-wait:
+			if p.wants(other.by) && other.err == nil {
+				done := *other.done
+				done.holders = slices.Clone(done.holders)
+				return &done, nil
+			}
+			if p.wants(other.by) {
+				select {
+				case <-other.ended:
+				case <-ctx.Done():
+					return nil, context.Cause(ctx)
+				}
+			}
+		case <-late:
+			return store()
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// wants says whether two puts want the same of a pack.
+func (p *putter) wants(q *putter) bool {
+	same := p.scheme == nil && q.scheme == nil || p.scheme != nil && q.scheme != nil && *p.scheme == *q.scheme
+	return same && p.expires == q.expires
 }
 
 // stayAlive tells holders now and then that the put goes on.
@@ -167,7 +247,7 @@ func (p *putter) PutPack(ctx context.Context, data []byte, meta bool, release fu
 	p.wg.Go(func() {
 		defer func() { <-p.slots }()
 		defer release()
-		done, err := p.store(p.ctx, id, owner, content, data, meta)
+		done, err := p.share(p.ctx, id, func() (*placed, error) { return p.store(p.ctx, id, owner, content, data, meta) })
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		if err != nil {
@@ -202,14 +282,22 @@ func (p *putter) Wait(ctx context.Context) error {
 // store codes a pack and sends its shards to holders.
 func (p *putter) store(ctx context.Context, id pack.ID, owner pack.Owner, content pack.Content, data []byte, meta bool) (*placed, error) {
 	var last uint64
-	if p.e.store != nil {
-		if m, err := p.e.store.Manifest(id); err == nil {
-			last = m.State.Number
+	if m, err := p.e.store.Manifest(id); err == nil {
+		last = m.State.Number
+	}
+	expires := p.expires
+	if expires != 0 {
+		// What is stored already is not to end sooner than it would have.
+		if k, err := p.e.locate(ctx, id, effort{all: true}); err == nil {
+			last = max(last, k.manifest.State.Number)
+			if x := k.manifest.State.Expires; x == 0 || x > expires {
+				expires = x
+			}
 		}
 	}
 	most := steps[0].N() // no more peers than this are taken
 	for try := 0; ; try++ {
-		scheme, peers, err := p.choose(ctx, id, len(data), meta, most)
+		scheme, peers, silent, err := p.choose(ctx, id, len(data), meta, most)
 		if err != nil {
 			return nil, err
 		}
@@ -223,18 +311,18 @@ func (p *putter) store(ctx context.Context, id pack.ID, owner pack.Owner, conten
 			return nil, fmt.Errorf("code pack %s: %w", id.Short(), err)
 		}
 		state := pack.NewState(p.e.network, owner, content, scheme, p.scheme != nil, pack.NextNumber(p.e.clock.Now(), last), hashes)
-		state.Expires = p.expires
+		state.Expires = expires
 		state.Sign(p.owner)
 		m := &pack.Manifest{Content: content, State: *state}
 		done, higher := p.send(ctx, m, g, data, parity, peers)
 		if parity != nil {
 			p.e.buffers.put(parity)
 		}
-		done.scheme, done.meta = scheme, meta
+		done.scheme, done.meta, done.silent = scheme, meta, silent
 		if err := ctx.Err(); err != nil {
 			return nil, context.Cause(ctx)
 		}
-		if higher > last && done.missing() > 0 && try < 3 {
+		if higher >= state.Number && try < 3 {
 			last = higher // a peer knows a newer state, a deletion perhaps: ours must follow it
 			continue
 		}
@@ -267,13 +355,13 @@ func because(reasons []error) string {
 
 // choose finds peers that accept shards of the pack and, where redundancy is
 // automatic, the largest step for which they are enough (of at most most).
-func (p *putter) choose(ctx context.Context, id pack.ID, packLen int, meta bool, most int) (erasure.Scheme, []candidate, error) {
+func (p *putter) choose(ctx context.Context, id pack.ID, packLen int, meta bool, most int) (scheme erasure.Scheme, cs []candidate, silent int, err error) {
 	want := most
 	if p.scheme != nil {
 		want = p.scheme.N()
 	}
-	var scheme erasure.Scheme
 	var offers []offer
+	var quiet []peer.ID
 	var reasons []error
 	enough := func() bool {
 		// The largest scheme whose shard so many peers have room for.
@@ -301,6 +389,7 @@ func (p *putter) choose(ctx context.Context, id pack.ID, packLen int, meta bool,
 			switch {
 			case o.err != nil:
 				reasons = append(reasons, o.err)
+				quiet = append(quiet, o.peer)
 			case o.facts.Capacity == 0 && o.facts.Free == 0:
 				// a client: it holds nothing for others
 			default:
@@ -311,7 +400,7 @@ func (p *putter) choose(ctx context.Context, id pack.ID, packLen int, meta bool,
 	near, err := p.e.dir.Closest(ctx, id, want)
 	if err != nil && len(near) == 0 {
 		if !p.e.holder {
-			return scheme, nil, fail(NoPeers, "start a node of this network, or check that this machine reaches one: 'p2pfs peers'",
+			return scheme, nil, 0, fail(NoPeers, "start a node of this network, or check that this machine reaches one: 'p2pfs peers'",
 				"pack %s: no peer found: %w", id.Short(), err)
 		}
 	}
@@ -348,9 +437,18 @@ func (p *putter) choose(ctx context.Context, id pack.ID, packLen int, meta bool,
 		}
 		take(batch)
 	}
+	if len(quiet) > 0 && (!enough() || p.scheme == nil && scheme.N() < want) {
+		// One hiccup is not to cost redundancy: ask those once more, in peace.
+		again := quiet
+		quiet, reasons = nil, nil
+		offers = append(offers, p.e.insist(ctx, again, &quiet, &reasons)...)
+	}
+	if err := ctx.Err(); err != nil {
+		return scheme, nil, 0, context.Cause(ctx)
+	}
 	if !enough() {
 		if p.scheme == nil || len(offers) == 0 {
-			return scheme, nil, fail(NoPeers, "see 'p2pfs peers' for who is there and what is free",
+			return scheme, nil, 0, fail(NoPeers, "see 'p2pfs peers' for who is there and what is free",
 				"pack %s: none of %d peers accepts a shard of it%s", id.Short(), len(near), because(reasons))
 		}
 		scheme = *p.scheme
@@ -358,11 +456,11 @@ func (p *putter) choose(ctx context.Context, id pack.ID, packLen int, meta bool,
 			scheme = metaScheme(scheme)
 		}
 	}
-	var cs []candidate
 	for _, o := range fitting(offers, scheme, packLen) {
 		cs = append(cs, candidate{peer: o.peer, zone: o.facts.Zone})
 	}
-	return scheme, cs, nil
+	slices.SortStableFunc(cs, func(a, b candidate) int { return p.e.dir.Compare(id, a.peer, b.peer) })
+	return scheme, cs, len(quiet), nil
 }
 
 // farther finds peers that accept a shard beyond those that are used: as many
@@ -412,18 +510,23 @@ func fitting(offers []offer, s erasure.Scheme, packLen int) []offer {
 func (p *putter) send(ctx context.Context, m *pack.Manifest, g erasure.Geometry, data, parity []byte, peers []candidate) (done *placed, higher uint64) {
 	id := m.ID()
 	chosen, spare := place(peers, g.N(), g.M)
+	done = &placed{id: id, number: m.State.Number, k: g.K, m: g.M}
 	used := make(map[peer.ID]bool)
 	for _, c := range peers {
 		used[c.peer] = true
 	}
+	inZone := make(map[string]int)
+	for _, c := range chosen {
+		inZone[c.zone]++
+	}
 	searched := false
-	done = &placed{id: id, number: m.State.Number, k: g.K, m: g.M, accepted: len(peers)}
 	var mu sync.Mutex
-	next := func(err error, newer uint64) (candidate, bool) {
+	// next gives a peer in the place of one that failed: of a zone that has
+	// room, if there is one.
+	next := func(failed candidate) (candidate, bool) {
 		mu.Lock()
 		defer mu.Unlock()
-		done.reasons = append(done.reasons, err)
-		higher = max(higher, newer)
+		inZone[failed.zone]--
 		if len(spare) == 0 && !searched {
 			searched = true
 			spare = p.farther(ctx, id, g, used)
@@ -431,15 +534,22 @@ func (p *putter) send(ctx context.Context, m *pack.Manifest, g erasure.Geometry,
 		if len(spare) == 0 || ctx.Err() != nil {
 			return candidate{}, false
 		}
-		c := spare[0]
-		spare = spare[1:]
+		i := max(0, slices.IndexFunc(spare, func(c candidate) bool { return c.zone == "" || inZone[c.zone] < max(g.M, 1) }))
+		c := spare[i]
+		spare = slices.Delete(spare, i, i+1)
+		inZone[c.zone]++
 		return c, true
+	}
+	if len(chosen) < g.N() {
+		searched = true
+		more, rest := place(p.farther(ctx, id, g, used), g.N()-len(chosen), g.M)
+		chosen, spare = append(chosen, more...), rest
 	}
 	var wg sync.WaitGroup
 	for shard, c := range chosen {
 		wg.Go(func() {
 			for {
-				err := p.sendShard(ctx, c.peer, m, shard, func(row int) []byte { return g.Cell(data, parity, shard, row) })
+				err := p.sendPatiently(ctx, c.peer, m, shard, func(row int) []byte { return g.Cell(data, parity, shard, row) })
 				if err == nil {
 					mu.Lock()
 					done.holders = append(done.holders, wire.Holder{Peer: string(c.peer), Shard: shard})
@@ -452,14 +562,13 @@ func (p *putter) send(ctx context.Context, m *pack.Manifest, g erasure.Geometry,
 				if ctx.Err() == nil {
 					p.e.log.Warn("shard not stored", "peer", c.peer, "pack", id, "shard", shard, "err", err)
 				}
-				var newer uint64
-				if errors.Is(err, wire.ErrOld) || errors.Is(err, store.ErrOld) {
-					if hs, err := p.e.holdings(ctx, c.peer, []pack.ID{id}); err == nil && len(hs) == 1 {
-						newer = hs[0].Number
-					}
-				}
+				newer := p.newer(ctx, c.peer, id, err)
+				mu.Lock()
+				done.reasons = append(done.reasons, err)
+				higher = max(higher, newer)
+				mu.Unlock()
 				var ok bool
-				if c, ok = next(err, newer); !ok {
+				if c, ok = next(c); !ok {
 					return
 				}
 			}
@@ -468,6 +577,50 @@ func (p *putter) send(ctx context.Context, m *pack.Manifest, g erasure.Geometry,
 	wg.Wait()
 	slices.SortFunc(done.holders, func(a, b wire.Holder) int { return a.Shard - b.Shard })
 	return done, higher
+}
+
+// newer gives the number of the state that a peer which refused ours as old
+// knows, 0 where it is not to be believed.
+func (p *putter) newer(ctx context.Context, from peer.ID, id pack.ID, err error) uint64 {
+	if !errors.Is(err, wire.ErrOld) && !errors.Is(err, store.ErrOld) {
+		return 0
+	}
+	hs, err := p.e.holdings(ctx, from, []pack.ID{id})
+	if err != nil || len(hs) != 1 {
+		return 0
+	}
+	if hs[0].Number > uint64(p.e.clock.Now().Add(soon).UnixMilli()) {
+		p.e.log.Warn("peer claims a state from the future", "peer", from, "pack", id, "number", hs[0].Number)
+		return 0
+	}
+	return hs[0].Number
+}
+
+// sendPatiently stores one shard on a peer, and tries again where that may
+// help: the peer is busy, or the connection broke.
+func (p *putter) sendPatiently(ctx context.Context, to peer.ID, m *pack.Manifest, shard int, cell func(row int) []byte) error {
+	for try := 1; ; try++ {
+		err := p.sendShard(ctx, to, m, shard, cell)
+		if err == nil || to == p.e.self || try == 3 || ctx.Err() != nil {
+			return err
+		}
+		_, refused := errors.AsType[*wire.Refusal](err)
+		if refused && !errors.Is(err, wire.ErrBusy) || !refused && (silence(err) || errors.Is(err, errUnreached)) {
+			return err
+		}
+		if err := sleep(ctx, p.e.clock, time.Duration(try)*time.Second); err != nil {
+			return err
+		}
+	}
+}
+
+// silence says whether err is that of a wait that ended.
+func silence(err error) bool {
+	e, ok := errors.AsType[interface {
+		error
+		Timeout() bool
+	}](err)
+	return ok && e.Timeout()
 }
 
 // sendShard stores one shard on a peer, this node itself perhaps; durable when

@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"github.com/p2pfs/p2pfs/erasure"
 	"github.com/p2pfs/p2pfs/internal/digest"
 	"github.com/p2pfs/p2pfs/pack"
 	"github.com/p2pfs/p2pfs/store"
@@ -16,12 +19,14 @@ import (
 
 const (
 	// storesAtOnce bounds the shards received side by side: each has up to
-	// 4 MiB in memory on its way to the disk.
-	storesAtOnce = 8
+	// 4 MiB in memory on its way to the disk. storesWaiting is how many wait
+	// for that at most; the peers of others are told at once to go elsewhere.
+	storesAtOnce  = 8
+	storesWaiting = 24
 
-	// requestsAtOnce bounds all requests served side by side; a read has up to
-	// 1 MiB in memory.
-	requestsAtOnce = 64
+	// storesPerPeer and storesPerPeerWaiting are the same for one peer.
+	storesPerPeer        = 4
+	storesPerPeerWaiting = 8
 
 	// busyAfter is how long a shard waits for its turn before the peer is
 	// told to go elsewhere.
@@ -32,9 +37,14 @@ const (
 type server struct {
 	*engine
 
-	stores chan struct{}                             // a slot for each shard being received
-	deny   func(ctx context.Context, b []byte) error // takes a deny list
-	after  func(id pack.ID)                          // called when a shard has been confirmed
+	storing *turns                  // of each peer
+	stores  chan struct{}           // a slot for each shard being received
+	waiting atomic.Int32            // shards that wait for one
+	deny    func(list []byte) error // takes a deny list
+}
+
+func newServer(e *engine, deny func(list []byte) error) *server {
+	return &server{engine: e, storing: newTurns(storesPerPeer, storesPerPeerWaiting), stores: make(chan struct{}, storesAtOnce), deny: deny}
 }
 
 // refusal says an error of the store to peers.
@@ -50,6 +60,8 @@ func refusal(err error) error {
 		return wire.ErrHave
 	case errors.Is(err, store.ErrCoding):
 		return wire.ErrOtherCoding
+	case errors.Is(err, store.ErrDenied):
+		return wire.ErrDenied
 	case errors.Is(err, store.ErrNotFound):
 		return wire.ErrNotFound
 	case errors.Is(err, store.ErrCorrupt):
@@ -66,56 +78,102 @@ func (s *server) Store(ctx context.Context, from string, q *wire.StoreRequest) (
 	if err := q.Manifest.Verify(s.network, q.Manifest.ID()); err != nil {
 		return nil, err
 	}
-	wait, stop := s.clock.After(busyAfter)
-	defer stop()
-	select {
-	case s.stores <- struct{}{}:
-	case <-wait:
-		return nil, wire.Refuse(wire.Busy, "too many shards are being stored")
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	handed := wire.PackHolders{ID: q.Manifest.ID(), Number: q.Manifest.State.Number, Holders: q.Holders}
+	if len(q.Holders) > 0 {
+		if _, known, err := s.store.Holders(handed.ID); err == nil && !s.handsOver(from, store.PutID{}, known) {
+			return nil, wire.Refuse(wire.Denied, "the shard is not that peer's to hand over")
+		}
+	}
+	done, err := s.turn(ctx, from)
+	if err != nil {
+		return nil, err
 	}
 	w, err := s.store.Begin(ctx, q.Manifest, q.Shard, putOf(from, q.Put))
 	if err != nil {
-		<-s.stores
+		done()
 		if errors.Is(err, store.ErrHave) && len(q.Holders) > 0 {
-			if err := s.confirmed(ctx, q); err != nil {
+			err := s.confirm(handed, func(_ int, put store.PutID, known []store.Holder) bool { return s.handsOver(from, put, known) })
+			if err != nil {
 				return nil, refusal(err)
 			}
 		}
 		return nil, refusal(err)
 	}
-	return &receipt{Writer: w, s: s, q: q, ctx: ctx}, nil
+	return &receipt{Writer: w, s: s, handed: handed, ctx: ctx, done: done}, nil
 }
 
-// confirmed records the holders that came with a shard handed over.
-func (s *server) confirmed(ctx context.Context, q *wire.StoreRequest) error {
-	return s.engine.Holders(ctx, "", []wire.PackHolders{{ID: q.Manifest.ID(), Number: q.Manifest.State.Number, Holders: q.Holders}})
+// turn waits until a shard from a peer may come in; done gives the turn back.
+func (s *server) turn(ctx context.Context, from string) (done func(), err error) {
+	busy := wire.Refuse(wire.Busy, "too many shards are being stored")
+	late, stop := s.clock.After(busyAfter)
+	defer stop()
+	leave, err := s.storing.take(ctx, late, from)
+	if errors.Is(err, errCrowded) {
+		return nil, busy
+	}
+	if err != nil {
+		return nil, err
+	}
+	done = func() { <-s.stores; leave() }
+	select {
+	case s.stores <- struct{}{}:
+		return done, nil
+	default:
+	}
+	defer s.waiting.Add(-1)
+	if s.waiting.Add(1) > storesWaiting {
+		leave()
+		return nil, busy
+	}
+	select {
+	case s.stores <- struct{}{}:
+		return done, nil
+	case <-late:
+		err = busy
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	leave()
+	return nil, err
+}
+
+// speaksFor tells whether a peer may say who holds a pack: the one whose put
+// brought a shard or its state, those known to hold it, and this node itself.
+func (s *server) speaksFor(from string, put store.PutID, known []store.Holder) bool {
+	return from == string(s.self) || put.SamePeer(putOf(from, [16]byte{1})) ||
+		slices.ContainsFunc(known, func(h store.Holder) bool { return h.Peer == from })
+}
+
+// handsOver tells whether a peer may do so where it hands over a shard: also
+// where nobody said it before.
+func (s *server) handsOver(from string, put store.PutID, known []store.Holder) bool {
+	return put == store.PutID{} && len(known) == 0 || s.speaksFor(from, put, known)
 }
 
 // receipt is a shard being received.
 type receipt struct {
 	*store.Writer
 
-	s   *server
-	q   *wire.StoreRequest
-	ctx context.Context // of the request that it belongs to
+	s      *server
+	handed wire.PackHolders
+	ctx    context.Context // of the request that it belongs to
+	done   func()          // gives its turn back
 }
 
 // Commit makes the shard durable and this node findable for it: before the
 // acknowledgement goes out, whoever asks this node learns of the shard.
 func (r *receipt) Commit() error {
-	defer func() { <-r.s.stores }()
+	defer r.done()
 	if err := r.Writer.Commit(); err != nil {
 		return refusal(err)
 	}
-	if len(r.q.Holders) > 0 {
-		if err := r.s.confirmed(r.ctx, r.q); err != nil {
+	if len(r.handed.Holders) > 0 {
+		if err := r.s.confirm(r.handed, nil); err != nil {
 			return refusal(err)
 		}
 	}
-	if err := r.s.dir.AddLocal(r.ctx, r.q.Manifest.ID()); err != nil {
-		return fmt.Errorf("record pack %s: %w", r.q.Manifest.ID().Short(), err)
+	if err := r.s.dir.AddLocal(r.ctx, r.handed.ID); err != nil {
+		return fmt.Errorf("record pack %s: %w", r.handed.ID.Short(), err)
 	}
 	return nil
 }
@@ -123,7 +181,7 @@ func (r *receipt) Commit() error {
 // Abort drops what has come of the shard.
 func (r *receipt) Abort() {
 	r.Writer.Abort()
-	<-r.s.stores
+	r.done()
 }
 
 // Write takes a block.
@@ -131,17 +189,36 @@ func (r *receipt) Write(row int, b []byte) error { return refusal(r.Writer.Write
 
 // ReadBlock gives a block out, verified.
 func (s *server) ReadBlock(_ context.Context, _ string, q wire.ReadRequest, row int, dst []byte) ([]byte, error) {
-	if row == q.Row {
-		m, err := s.store.Manifest(q.ID)
-		if err != nil {
-			return nil, refusal(err)
-		}
-		if g := m.Geometry(); g.K != q.K || g.M != q.M {
-			return nil, wire.ErrOtherCoding
+	k, err := s.schemeK(q)
+	if err != nil {
+		return nil, refusal(err)
+	}
+	b, err := s.store.ReadCoded(q.ID, k, q.M, q.Shard, row, dst)
+	return b, refusal(err)
+}
+
+// schemeK gives the k of the scheme by which a shard asked for is coded: peers
+// ask by the pack's own k′, the store knows its shards by their scheme.
+func (s *server) schemeK(q wire.ReadRequest) (int, error) {
+	m, err := s.store.Manifest(q.ID)
+	if err != nil {
+		return 0, err
+	}
+	if m.State.Coded == q.K && m.State.M == q.M {
+		return m.State.K, nil
+	}
+	hs, err := s.store.Holdings(q.ID)
+	if err != nil {
+		return 0, err
+	}
+	for _, h := range hs {
+		if !h.Deleted && h.M == q.M && h.K >= q.K {
+			if g := erasure.NewGeometry(m.Content.Len, erasure.Scheme{K: h.K, M: h.M}); g.K == q.K {
+				return h.K, nil
+			}
 		}
 	}
-	b, err := s.store.ReadBlock(q.ID, q.Shard, row, dst)
-	return b, refusal(err)
+	return 0, store.ErrCoding
 }
 
 // Have says what is held here of packs, in the same order.
@@ -175,25 +252,35 @@ func (s *server) Manifest(_ context.Context, _ string, id pack.ID) (*pack.Manife
 	return m, refusal(err)
 }
 
-// Holders learns who holds a pack, which confirms the shard held here.
-func (s *server) Holders(ctx context.Context, from string, p wire.PackHolders) error {
-	if err := s.engine.Holders(ctx, from, []wire.PackHolders{p}); err != nil {
-		return refusal(err)
+// Holders learns who holds a pack, which confirms the shard held here: the list
+// has to name it.
+func (s *server) Holders(_ context.Context, from string, p wire.PackHolders) error {
+	return refusal(s.confirm(p, func(shard int, put store.PutID, known []store.Holder) bool {
+		return slices.Contains(p.Holders, wire.Holder{Peer: string(s.self), Shard: shard}) && s.speaksFor(from, put, known)
+	}))
+}
+
+// Holders records who holds packs, as this node itself knows.
+func (e *engine) Holders(_ context.Context, _ string, packs []wire.PackHolders) error {
+	for _, p := range packs {
+		if err := e.confirm(p, nil); err != nil {
+			return err
+		}
 	}
-	s.after(p.ID)
 	return nil
 }
 
-// Holders records who holds packs.
-func (e *engine) Holders(_ context.Context, _ string, packs []wire.PackHolders) error {
-	for _, p := range packs {
-		hs := make([]store.Holder, 0, len(p.Holders))
-		for _, h := range p.Holders {
-			hs = append(hs, store.Holder(h))
-		}
-		if err := e.store.SetHolders(p.ID, p.Number, hs); err != nil {
-			return err
-		}
+// confirm records who holds a pack if may allows it, and announces the pack.
+func (e *engine) confirm(p wire.PackHolders, may func(shard int, put store.PutID, known []store.Holder) bool) error {
+	hs := make([]store.Holder, 0, len(p.Holders))
+	for _, h := range p.Holders {
+		hs = append(hs, store.Holder(h))
+	}
+	if err := e.store.Confirm(p.ID, p.Number, hs, may); err != nil {
+		return err
+	}
+	if e.announce != nil {
+		e.announce(p.ID)
 	}
 	return nil
 }
@@ -205,6 +292,13 @@ func (s *server) State(_ context.Context, from string, st *pack.State) error {
 	}
 	if err := st.Verify(); err != nil {
 		return err
+	}
+	// The store would keep any tombstone. Those of packs that are not here
+	// would be room for whoever has a key to sign them.
+	if st.Deleted {
+		if _, err := s.store.Holding(st.ID()); err != nil {
+			return refusal(err)
+		}
 	}
 	changed, err := s.store.SetState(st)
 	if err != nil {
@@ -230,14 +324,15 @@ func (e *engine) ownFacts() wire.Facts {
 	return f
 }
 
-// putOf gives the store's name for a put of a peer: nobody else, though told
-// its ID, can keep its shards alive or drop them.
+// putOf gives the store's name for a put of a peer, of which the first half
+// stands for the peer: nobody else, though told the put's ID, can keep its
+// shards alive or drop them.
 func putOf(from string, put [16]byte) store.PutID {
 	if put == [16]byte{} {
 		return store.PutID{}
 	}
-	h := digest.Of([]byte(from), put[:])
-	return store.PutID(h[:16])
+	who, which := digest.Of([]byte(from)), digest.Of([]byte(from), put[:])
+	return store.PutID(append(who[:8:8], which[:8]...))
 }
 
 // Alive hears that a put goes on.
@@ -254,4 +349,4 @@ func (s *server) GiveUp(ctx context.Context, from string, put [16]byte) error {
 }
 
 // Deny takes a deny list.
-func (s *server) Deny(ctx context.Context, _ string, list []byte) error { return s.deny(ctx, list) }
+func (s *server) Deny(_ context.Context, _ string, list []byte) error { return s.deny(list) }

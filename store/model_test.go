@@ -64,16 +64,19 @@ func (m *model) put(p *sample, index int, id PutID, now time.Time) error {
 	if m.old(&p.m.State) {
 		return ErrOld
 	}
-	if id != (PutID{}) {
-		defer func() { m.alive[id] = now }()
-	}
 	if h := m.find(p, index); h != nil {
-		if h.put == (PutID{}) {
+		newer := p.m.State.Newer(&h.p.m.State)
+		switch {
+		case h.put == (PutID{}):
 			id = PutID{}
+		case !newer && id != h.put: // of another peer
+			return ErrHave
 		}
 		*h = modelShard{p, index, id}
+		m.alive[id] = now
 		return ErrHave
 	}
+	m.alive[id] = now
 	delete(m.tombs, p.id())
 	m.shards = append(m.shards, modelShard{p, index, id})
 	return nil

@@ -62,11 +62,13 @@ type shard struct {
 	rows    int       // how many blocks
 	cost    int64     // bytes it counts for
 	expires uint64    // Unix milliseconds; 0: never
-	put     PutID     // the put it is provisional for; zero: none
+	put     PutID     // the put that brought it or its state; zero: none
 	damaged bool      // a read found a damaged block
+
+	confirmed bool // the put is known to be durable; never set without one
 }
 
-func (h *shard) provisional() bool { return h.put != PutID{} }
+func (h *shard) provisional() bool { return h.put != PutID{} && !h.confirmed }
 
 // tombstone is a deletion.
 type tombstone struct {
@@ -91,7 +93,9 @@ const (
 	// maxTombstone bounds an encoded deleted state.
 	maxTombstone = 1 << 10
 	shardLen     = 8 + 32 + 32 + 8 + 1 + 2 + 2 + 1 + 8 + 8 + 16 + 1
-	flagDamaged  = 1
+
+	flagDamaged   = 1
+	flagConfirmed = 2
 
 	// itemCost is what a record counts for beyond its bytes: keys, index, the
 	// record itself.
@@ -162,6 +166,9 @@ func (h *shard) append(b []byte) []byte {
 	if h.damaged {
 		flags |= flagDamaged
 	}
+	if h.confirmed {
+		flags |= flagConfirmed
+	}
 	return append(b, flags)
 }
 
@@ -229,8 +236,8 @@ func (r *reader) shard() (h shard) {
 		k: int(r.u16()), m: int(r.u16()), rows: int(r.u8()),
 		cost: int64(r.u64()), expires: r.u64(), put: PutID(r.take(16))}
 	flags := r.u8()
-	h.damaged = flags&flagDamaged != 0
-	if flags&^flagDamaged != 0 || h.rows == 0 || h.rows > pack.MaxBlocks || h.cost < 0 {
+	h.damaged, h.confirmed = flags&flagDamaged != 0, flags&flagConfirmed != 0
+	if flags&^(flagDamaged|flagConfirmed) != 0 || h.confirmed && h.put == (PutID{}) || h.rows == 0 || h.rows > pack.MaxBlocks || h.cost < 0 {
 		r.bad = true
 	}
 	return h

@@ -86,13 +86,20 @@ func decodeTime(b []byte) int64 {
 // provisional, and those of older states are dropped. It returns ErrNotFound
 // where none of that state is held, ErrOld where only newer ones are.
 func (s *Store) SetHolders(id pack.ID, number uint64, hs []Holder) error {
-	if err := s.setHolders(id, number, hs); err != nil {
+	return s.Confirm(id, number, hs, nil)
+}
+
+// Confirm does what SetHolders does if may (nil: no question) allows it for a
+// shard of that state: it is told which of the n it is, the put that brought it
+// or its state, and the holders known so far. Otherwise it returns ErrDenied.
+func (s *Store) Confirm(id pack.ID, number uint64, hs []Holder, may func(shard int, put PutID, known []Holder) bool) error {
+	if err := s.confirm(id, number, hs, may); err != nil {
 		return fmt.Errorf("holders of pack %s: %w", id.Short(), err)
 	}
 	return nil
 }
 
-func (s *Store) setHolders(id pack.ID, number uint64, hs []Holder) error {
+func (s *Store) confirm(id pack.ID, number uint64, hs []Holder, may func(int, PutID, []Holder) bool) error {
 	b, err := encodeHolders(number, hs)
 	if err != nil {
 		return err
@@ -114,11 +121,20 @@ func (s *Store) setHolders(id pack.ID, number uint64, hs []Holder) error {
 		}
 		return ErrNotFound
 	}
+	if may != nil {
+		_, known, err := s.Holders(id)
+		if err != nil && !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrCorrupt) {
+			return err
+		}
+		if !slices.ContainsFunc(r.shards, func(h shard) bool { return h.stamp == at && may(h.index, h.put, known) }) {
+			return ErrDenied
+		}
+	}
 	return s.change(id, &r, func(c *change) error {
 		for i := range r.shards {
 			if h := &r.shards[i]; h.stamp == at {
 				old := *h
-				h.put = PutID{}
+				h.confirmed = h.put != PutID{}
 				c.moved(&old, h)
 			}
 		}

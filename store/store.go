@@ -49,6 +49,8 @@ var (
 	// ErrCoding is wrapped by refusals of a state that codes the pack
 	// otherwise than the shards held: those need new shards, not a new state.
 	ErrCoding = errors.New("the state has another coding than the shard held")
+	// ErrDenied is wrapped when who asks may not do what it asks for.
+	ErrDenied = errors.New("not allowed")
 	// ErrNotFound is wrapped when what is asked for is not in the store.
 	ErrNotFound = errors.New("not in the store")
 	// ErrCorrupt is wrapped when what is stored is damaged.
@@ -71,6 +73,10 @@ type Options struct {
 	ProvisionalTTL time.Duration // how long a silent put's shards are kept; 0: 24 hours
 	SweepEvery     time.Duration // how often Run sweeps; 0: 10 minutes
 	ReclaimEvery   time.Duration // how often Run looks for space to give back; 0: a minute
+
+	// Dropped, if not nil, is called when the last shard of a pack has gone.
+	// The pack is locked meanwhile: it must not call the store.
+	Dropped func(id pack.ID)
 
 	noSync bool                            // writes are not synced: tests only
 	free   func() (bytes int64, err error) // free space of the file system: tests only

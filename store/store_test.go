@@ -455,9 +455,76 @@ func TestAnotherPutTakesOverAProvisionalShard(t *testing.T) {
 	if h, err := s.Holding(p.id()); err != nil || !h.Provisional || h.Number != 11 {
 		t.Errorf("got %+v, %v", h, err)
 	}
-	wantErr(t, p.renewed(11, 0).put(t, s, 0, PutID{}), ErrHave)
+	for _, id := range []PutID{{}, {1}} {
+		wantErr(t, p.renewed(11, 0).put(t, s, 0, id), ErrHave)
+		if h, err := s.Holding(p.id()); err != nil || !h.Provisional {
+			t.Errorf("put %x of the same state, not its owner's: got %+v, %v", id[:1], h, err)
+		}
+	}
+	wantErr(t, s.Touch(PutID{1}), ErrNotFound)
+	wantErr(t, p.renewed(12, 0).put(t, s, 0, PutID{}), ErrHave)
 	if h, err := s.Holding(p.id()); err != nil || h.Provisional {
 		t.Errorf("got %+v, %v", h, err)
+	}
+}
+
+func TestConfirmAsksWhoMay(t *testing.T) {
+	s := openStore(t, "", Options{InMemory: true})
+	p := newSample(t, seeded(t), 1<<20, scheme, 10)
+	if err := p.put(t, s, 4, PutID{1}); err != nil {
+		t.Fatal(err)
+	}
+	first := []Holder{{"a", 4}}
+	for _, step := range []struct {
+		name   string
+		number uint64
+		allow  bool
+		put    PutID
+		known  []Holder
+	}{
+		{"provisional, refused", 10, false, PutID{1}, nil},
+		{"provisional, allowed", 10, true, PutID{1}, nil},
+		{"confirmed", 10, false, PutID{1}, first},
+	} {
+		err := s.Confirm(p.id(), step.number, first, func(shard int, put PutID, known []Holder) bool {
+			if diff := cmp.Diff(step.known, known); shard != 4 || put != step.put || diff != "" {
+				t.Errorf("%s: asked for shard %d of put %x, holders %v", step.name, shard, put, known)
+			}
+			return step.allow
+		})
+		if allowed := !errors.Is(err, ErrDenied); allowed != step.allow || allowed && err != nil {
+			t.Errorf("%s: got %v", step.name, err)
+		}
+		h, err := s.Holding(p.id())
+		if err != nil || h.Provisional != (step.known == nil && !step.allow) {
+			t.Errorf("%s: got %+v, %v", step.name, h, err)
+		}
+	}
+	wantErr(t, p.renewed(11, 0).put(t, s, 4, PutID{2}), ErrHave)
+	if err := s.Confirm(p.id(), 11, first, func(_ int, put PutID, _ []Holder) bool { return put == PutID{2} }); err != nil {
+		t.Errorf("who renewed a confirmed shard: got %v", err)
+	}
+}
+
+func TestDroppedIsCalledWithTheLastShard(t *testing.T) {
+	var gone []pack.ID
+	s := openStore(t, "", Options{InMemory: true, Dropped: func(id pack.ID) { gone = append(gone, id) }})
+	p := newSample(t, seeded(t), 1<<20, scheme, 10)
+	for shard := range 2 {
+		if err := p.put(t, s, shard, PutID{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for shard := range 2 {
+		if len(gone) > 0 {
+			t.Errorf("called while shard %d is held", shard)
+		}
+		if err := s.Drop(p.id(), shard); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if diff := cmp.Diff([]pack.ID{p.id()}, gone); diff != "" {
+		t.Error(diff)
 	}
 }
 

@@ -13,8 +13,14 @@ import (
 	"github.com/p2pfs/p2pfs/pack"
 )
 
-// PutID names a put. The zero ID stands for none.
+// PutID names a put: the first 8 bytes the peer whose it is, the others which
+// of its puts. The zero ID stands for none.
 type PutID [16]byte
+
+// SamePeer tells whether p and q are puts of the same peer.
+func (p PutID) SamePeer(q PutID) bool {
+	return p != PutID{} && q != PutID{} && [8]byte(p[:8]) == [8]byte(q[:8])
+}
 
 // Writer stores one shard. It belongs to one goroutine, and must be ended with
 // Commit or Abort.
@@ -48,7 +54,9 @@ var bufs = sync.Pool{New: func() any { return &buf{make([]byte, 0, erasure.MaxBl
 // describes. It reserves the space, or returns ErrFull. With a put the shard
 // is provisional. ErrOld tells that a newer state or a tombstone is known,
 // ErrHave that the shard is there already; its state is then brought up to
-// date and durable, and it is the put's if it was provisional before.
+// date and durable. It is then the put's if it brought a newer state, which
+// only the pack's owner can have made, or if it was provisional for a put of
+// the same peer. With a newer state and no put it is confirmed.
 func (s *Store) Begin(ctx context.Context, m *pack.Manifest, index int, p PutID) (*Writer, error) {
 	w, err := s.begin(ctx, m, index, p)
 	if err != nil {
@@ -108,16 +116,17 @@ func (s *Store) begin(ctx context.Context, m *pack.Manifest, index int, p PutID)
 }
 
 // renew gives the shard h of r what the one of w would have brought: a newer
-// state, the confirmation, another put.
+// state, another put.
 func (s *Store) renew(id pack.ID, r *record, h *shard, w *Writer) error {
 	old, n := *h, w.shard
 	if n.stamp.newer(h.stamp) {
 		h.stamp, h.expires, h.cost = n.stamp, n.expires, n.cost
-	}
-	if h.provisional() {
+		h.put = n.put
+		h.confirmed = !old.provisional() && n.put != PutID{}
+	} else if h.provisional() && n.put.SamePeer(h.put) {
 		h.put = n.put
 	}
-	if *h == old && !h.provisional() {
+	if *h == old && (!h.provisional() || h.put != n.put) {
 		return nil
 	}
 	return s.change(id, r, func(c *change) error {
@@ -395,6 +404,9 @@ func (s *Store) change(id pack.ID, r *record, fn func(*change) error) error {
 	}
 	for _, slot := range c.slots {
 		s.cache.drop(slot)
+	}
+	if s.opt.Dropped != nil && c.count < 0 && len(r.shards) == 0 {
+		defer s.opt.Dropped(id)
 	}
 	s.account(c.held, 0, c.dead, c.count)
 	s.mu.Lock()

@@ -109,15 +109,50 @@ var dialects = map[int]dialect{
 // broke the protocol ([ErrProtocol]) or sent a block that is not what the
 // manifest says ([pack.ErrCorrupt]). Refusing as such is no fault.
 func Serve(ctx context.Context, rw io.ReadWriter, from string, version int, h Handler) error {
-	s := &session{rw: rw, from: from, h: h}
-	d, ok := dialects[version]
-	if !ok {
-		return s.refuse(Refuse(Unsupported, "version %d of the protocol is not spoken here", version))
+	in, err := Accept(rw, version)
+	if in == nil {
+		return err
 	}
-	return d.serve(ctx, s)
+	return in.Serve(ctx, rw, from, h)
 }
 
-func (d dialect) serve(ctx context.Context, s *session) error {
+// Kind says what it costs to serve a request.
+type Kind int
+
+// The kinds of requests.
+const (
+	Question Kind = iota // a short answer
+	Reading              // blocks go out: up to 1 MiB in memory
+	Storing              // a shard may come in
+)
+
+// Incoming is a request that has been read and not been served yet.
+type Incoming struct {
+	Kind Kind
+
+	request request
+	head    []byte
+}
+
+// Accept does the first half of [Serve]: it reads what a stream asks for, so
+// that the caller can give each kind of request its own deadline and its turn.
+// It gives nil where nothing is left to serve: the stream was opened and closed
+// again, or what came on it has been refused, which is the error then.
+func Accept(rw io.ReadWriter, version int) (*Incoming, error) {
+	s := &session{rw: rw}
+	d, ok := dialects[version]
+	if !ok {
+		return nil, s.refuse(Refuse(Unsupported, "version %d of the protocol is not spoken here", version))
+	}
+	return d.accept(s)
+}
+
+// Serve does the second half of [Serve], on the stream that Accept read.
+func (in *Incoming) Serve(ctx context.Context, rw io.ReadWriter, from string, h Handler) error {
+	return in.request.serve(ctx, &session{rw: rw, from: from, h: h}, in.head)
+}
+
+func (d dialect) accept(s *session) (*Incoming, error) {
 	typ, head, err := readFrame(s.rw, func(typ byte) int {
 		if r, ok := d[typ]; ok {
 			return r.limit
@@ -126,17 +161,24 @@ func (d dialect) serve(ctx context.Context, s *session) error {
 	})
 	switch {
 	case errors.Is(err, io.EOF):
-		return nil // opened and closed again
+		return nil, nil // opened and closed again
 	case errors.Is(err, ErrProtocol):
-		return s.refuse(fmt.Errorf("read request: %w", err))
+		return nil, s.refuse(fmt.Errorf("read request: %w", err))
 	case err != nil:
-		return fmt.Errorf("read request: %w", err)
+		return nil, fmt.Errorf("read request: %w", err)
 	}
 	r, ok := d[typ]
 	if !ok {
-		return s.refuse(Refuse(Unsupported, "request %#02x is not known here", typ))
+		return nil, s.refuse(Refuse(Unsupported, "request %#02x is not known here", typ))
 	}
-	return r.serve(ctx, s, head)
+	in := &Incoming{request: r, head: head}
+	switch typ {
+	case typeRead:
+		in.Kind = Reading
+	case typeStore:
+		in.Kind = Storing
+	}
+	return in, nil
 }
 
 // A session is one stream being served.

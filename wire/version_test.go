@@ -62,7 +62,11 @@ func TestTwoVersionsLiveSideBySide(t *testing.T) {
 		}
 		d := versions[speaks[i]]
 		conn, _ = against(t, transports["pipe"], func(c net.Conn) error {
-			return d.serve(t.Context(), &session{rw: c, from: "alice", h: h})
+			in, err := d.accept(&session{rw: c})
+			if in == nil {
+				return err
+			}
+			return in.Serve(t.Context(), c, "alice", h)
 		})
 		return conn, speaks[i]
 	}
