@@ -11,7 +11,7 @@
 // ends refuse a socket in a directory that belongs to somebody else. All paths
 // begin with the version of the protocol, /v1/. A file's bytes travel as they
 // are, in the body of a request (put) or a response (get), at several GB/s;
-// control.md among the documents has every request and answer.
+// docs/operations.md has every request and answer.
 package control
 
 import (

@@ -37,6 +37,7 @@ var errCrowded = errors.New("too many requests of this peer at a time")
 
 // admission gives requests their turns.
 type admission struct {
+	clock     clock
 	peers     *turns
 	questions chan struct{}
 	reads     chan struct{}
@@ -44,8 +45,9 @@ type admission struct {
 	stall     time.Duration // stallTimeout, shorter in tests
 }
 
-func newAdmission() *admission {
+func newAdmission(c clock) *admission {
 	return &admission{
+		clock:     c,
 		peers:     newTurns(requestsPerPeer, waitingPerPeer),
 		questions: make(chan struct{}, questionsAtOnce),
 		reads:     make(chan struct{}, readsAtOnce),
@@ -68,7 +70,7 @@ func (a *admission) serve(ctx context.Context, s stream, from peer.ID, version i
 		return err
 	}
 	defer done()
-	if err := s.SetDeadline(time.Now().Add(a.open)); err != nil {
+	if err := s.SetDeadline(a.clock.Now().Add(a.open)); err != nil {
 		return err
 	}
 	in, err := wire.Accept(s, version)
@@ -90,7 +92,7 @@ func (a *admission) serve(ctx context.Context, s stream, from peer.ID, version i
 			return ctx.Err()
 		}
 	}
-	return in.Serve(ctx, &patient{stream: s, stall: a.stall}, string(from), h)
+	return in.Serve(ctx, &patient{stream: s, clock: a.clock, stall: a.stall}, string(from), h)
 }
 
 // turns lets every peer do a few things at a time.

@@ -78,7 +78,7 @@ func (e *engine) call(ctx context.Context, p peer.ID, stall time.Duration, fn fu
 	}
 	stop := context.AfterFunc(ctx, func() { s.Reset() })
 	defer stop()
-	err = fn(&patient{stream: s, stall: stall})
+	err = fn(&patient{stream: s, clock: e.clock, stall: stall})
 	if err != nil {
 		s.Reset()
 		if ctx.Err() != nil {
@@ -109,11 +109,12 @@ func (e *engine) unheard(p peer.ID, err error) {
 type patient struct {
 	stream
 
+	clock clock
 	stall time.Duration
 }
 
 func (s *patient) Read(b []byte) (int, error) {
-	if err := s.SetDeadline(time.Now().Add(s.stall)); err != nil {
+	if err := s.SetDeadline(s.clock.Now().Add(s.stall)); err != nil {
 		return 0, err
 	}
 	return s.stream.Read(b)
@@ -122,7 +123,7 @@ func (s *patient) Read(b []byte) (int, error) {
 func (s *patient) Write(b []byte) (int, error) {
 	// A long write is given the time that a slow line needs for it.
 	slowest := time.Duration(len(b)) * time.Second / slowestRate
-	if err := s.SetDeadline(time.Now().Add(s.stall + slowest)); err != nil {
+	if err := s.SetDeadline(s.clock.Now().Add(s.stall + slowest)); err != nil {
 		return 0, err
 	}
 	return s.stream.Write(b)

@@ -26,7 +26,7 @@ const packsAhead = 2
 // durable on distinct peers as PutResult says. Where the result is Partial
 // some are missing. Errors have the codes NoPeers, Usage, Failed.
 func (n *Node) Put(ctx context.Context, q PutRequest, r io.Reader, progress func(Progress)) (PutResult, error) {
-	begun := time.Now()
+	begun := n.engine.clock.Now()
 	if q.Redundancy != nil {
 		if err := pack.CheckScheme(*q.Redundancy); err != nil {
 			return PutResult{}, fail(Usage, "", "redundancy %s: %w", q.Redundancy, err)
@@ -70,7 +70,7 @@ func (n *Node) Put(ctx context.Context, q PutRequest, r io.Reader, progress func
 	res := PutResult{
 		Link: link.String(), Bytes: entry.Size, Packs: len(p.packs),
 		K: worst.k, N: worst.k + worst.m, Stored: len(worst.holders), Survives: len(worst.holders) - worst.k,
-		Seconds: time.Since(begun).Seconds(),
+		Seconds: n.engine.clock.Now().Sub(begun).Seconds(),
 	}
 	for _, pk := range p.packs {
 		if pk.missing() > 0 {

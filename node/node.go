@@ -4,7 +4,7 @@
 // Open takes a home into use, Node.Run makes it take part until its context
 // ends. What places packs (put.go, place.go) and fetches them (locate.go,
 // fetch.go) is an engine that meets the world only through the doors of
-// doors.go; node.go and host.go put libp2p, the DHT and the store behind
+// doors.go; node.go puts libp2p, the DHT and the store behind
 // them. serve.go answers other peers.
 package node
 
@@ -398,7 +398,7 @@ func (n *Node) serves(p peer.ID) bool {
 
 // serve answers peers until ctx ends.
 func (n *Node) serve(ctx context.Context, g *errgroup.Group) {
-	admission := newAdmission()
+	admission := newAdmission(n.engine.clock)
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	closed := false

@@ -244,7 +244,7 @@ func ask(a *admission, from peer.ID, h wire.Handler) error {
 func TestOneMemberStopsNobodyElse(t *testing.T) {
 	h := newMemNet(t, 79, 1, 0).nodes[0].server
 	synctest.Test(t, func(t *testing.T) {
-		a := newAdmission()
+		a := newAdmission(realClock{})
 		var wg sync.WaitGroup
 		defer wg.Wait()
 		var mu sync.Mutex
@@ -330,7 +330,7 @@ func TestStoresWaitForTheirTurn(t *testing.T) {
 			begin(fmt.Sprint(i))
 		}
 		check("many", storesAtOnce, 0, 3)
-		if err := ask(newAdmission(), "other", s); err != nil {
+		if err := ask(newAdmission(realClock{}), "other", s); err != nil {
 			t.Errorf("a question meanwhile: %v", err)
 		}
 		mu.Lock()

@@ -80,7 +80,7 @@ func ParseID(s string) (ID, error) {
 	return id, nil
 }
 
-// Network names a network: its public key. What is signed for one network
+// Network names a network: it is derived from its public key. What is signed for one network
 // means nothing in another.
 type Network [32]byte
 

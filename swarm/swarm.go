@@ -318,14 +318,14 @@ func (s *Swarm) Chain(p peer.ID) member.Chain {
 // open network, which then is joined when any member is connected.
 func (s *Swarm) Join(ctx context.Context, in *member.Invite) (member.Chain, error) {
 	if s.gate == nil || s.member.Network() != in.Network || s.member.Open() != in.Open {
-		return nil, fmt.Errorf("join: %w", member.ErrNetwork)
+		return nil, member.ErrNetwork
 	}
 	if s.member.Admitted() && !in.Open {
 		return s.member.Chain(), nil
 	}
 	peers, err := addrInfos(in.Addrs)
 	if err != nil {
-		return nil, fmt.Errorf("join: %w", err)
+		return nil, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -353,7 +353,7 @@ func (s *Swarm) Join(ctx context.Context, in *member.Invite) (member.Chain, erro
 			if len(errs) == 0 {
 				errs = append(errs, errors.New("the invite names no address"))
 			}
-			return nil, fmt.Errorf("join: %w", errors.Join(errs...))
+			return nil, errors.Join(errs...)
 		}
 		select {
 		case err := <-results:
@@ -368,7 +368,7 @@ func (s *Swarm) Join(ctx context.Context, in *member.Invite) (member.Chain, erro
 			}
 		case <-ctx.Done():
 			dials.Wait()
-			return nil, fmt.Errorf("join: %w", errors.Join(append(errs, ctx.Err())...))
+			return nil, errors.Join(append(errs, ctx.Err())...)
 		}
 	}
 }

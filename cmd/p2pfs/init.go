@@ -24,11 +24,11 @@ func initCommand(a *app) *cobra.Command {
 		Long: `init makes a home, with the keys and settings of a node, and a new network of
 which it is the first member. It prints an invite, good for 7 days, with which
 others join; 'p2pfs invite' makes more. Only who was invited gets in. With
---open it makes no network: the home is one in the open network, which everybody
-may join; its invite only says where to find this node, and does not expire.
+--open the network has no key: whoever knows its ID may join, nobody can be
+expelled, and its invite, which says where to find this node, does not expire.
 
-It says which files to keep a copy of in a safe place: who loses them loses the
-network, or what was stored from here.`,
+It says which files to keep a copy of in a safe place: they are this node's
+place in the network and the rights to what is stored from here.`,
 		Example: `  p2pfs init
   p2pfs init --zone attic --capacity 500GiB --listen :4017
   p2pfs --home /srv/p2pfs init >invite.txt`,
@@ -39,7 +39,7 @@ network, or what was stored from here.`,
 			return about("init", a.init(c.Context(), open, &f))
 		},
 	}
-	c.Flags().BoolVar(&open, "open", false, "join the open network instead of making a private one")
+	c.Flags().BoolVar(&open, "open", false, "make a network that everybody may join who knows its ID")
 	f.addHome(c)
 	return c
 }

@@ -4,6 +4,7 @@ import (
 	"regexp"
 	"strings"
 
+	"github.com/p2pfs/p2pfs/member"
 	"github.com/p2pfs/p2pfs/node"
 	"github.com/p2pfs/p2pfs/volume"
 )
@@ -13,7 +14,7 @@ import (
 var volumePath = regexp.MustCompile(`^([a-z0-9][a-z0-9._-]*)(@[0-9a-f-]+)?:`)
 
 func isVolumePath(s string) bool {
-	return volumePath.MatchString(s) && !strings.HasPrefix(s, "p2pfs:")
+	return volumePath.MatchString(s) && !strings.HasPrefix(s, "p2pfs:") && !strings.HasPrefix(s, member.InvitePrefix)
 }
 
 // checkSource refuses, before a node is asked, what cannot be the link of a

@@ -33,6 +33,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/p2pfs/p2pfs/control"
+	"github.com/p2pfs/p2pfs/member"
 	"github.com/p2pfs/p2pfs/node"
 )
 
@@ -183,9 +184,10 @@ func show(name string) string {
 // showSource gives a source for messages: of a link, which is a right, only the
 // beginning.
 func showSource(source string) string {
-	const keep = len("p2pfs:") + 12
-	if strings.HasPrefix(source, "p2pfs:") && len(source) > keep {
-		return show(source[:keep]) + "..."
+	for _, prefix := range []string{"p2pfs:", member.InvitePrefix} {
+		if keep := len(prefix) + 12; strings.HasPrefix(source, prefix) && len(source) > keep {
+			return show(source[:keep]) + "..."
+		}
 	}
 	return show(source)
 }
