@@ -374,6 +374,9 @@ func (w *Net) env() []string {
 			env = append(env, kv)
 		}
 	}
+	if Race {
+		env = append(env, "GORACE=atexit_sleep_ms=0") // else every command takes a second to end
+	}
 	return append(env, w.options.Env...)
 }
 
