@@ -28,6 +28,10 @@ type stream interface {
 // A dialer opens streams to peers, connecting where needed.
 type dialer interface {
 	Open(ctx context.Context, p peer.ID) (stream, error)
+
+	// Group names the group of the public address of a connected peer, "" if
+	// it has none: see addressGroup.
+	Group(p peer.ID) string
 }
 
 // A directory answers the few questions there are for the DHT. IDs are pack

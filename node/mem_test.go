@@ -45,6 +45,7 @@ type memNode struct {
 
 	server *server
 	wrap   func(wire.Handler) wire.Handler // lies
+	group  string                          // of its address
 	down   atomic.Bool
 	hang   atomic.Bool  // accepts streams and says nothing
 	far    atomic.Int64 // how long a stream to it takes to open, in ns
@@ -179,6 +180,8 @@ func (d memDialer) Open(ctx context.Context, p peer.ID) (stream, error) {
 	}()
 	return memStream{a, d.net.wire}, nil
 }
+
+func (d memDialer) Group(p peer.ID) string { return d.net.find(p).group }
 
 type memStream struct {
 	net.Conn

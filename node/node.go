@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -28,6 +29,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peerstore"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	ma "github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/p2pfs/p2pfs/dht"
@@ -477,6 +479,17 @@ func (d hostDialer) Open(ctx context.Context, p peer.ID) (stream, error) {
 		return nil, err
 	}
 	return &counter{stream: s, n: d.n}, nil
+}
+
+func (d hostDialer) Group(p peer.ID) string {
+	for _, c := range d.n.swarm.Host.Network().ConnsToPeer(p) {
+		if ip, err := manet.ToIP(c.RemoteMultiaddr()); err == nil {
+			if a, ok := netip.AddrFromSlice(ip); ok {
+				return addressGroup(a)
+			}
+		}
+	}
+	return ""
 }
 
 // announce makes the network know of a pack held here.

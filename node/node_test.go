@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net/netip"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -404,40 +406,71 @@ func TestGetEndsWithItsContext(t *testing.T) {
 
 func TestPlaceSpreadsOverZones(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		zones := rapid.SliceOfN(rapid.SampledFrom([]string{"", "a", "b", "c"}), 0, 40).Draw(t, "zones")
+		names := rapid.SampledFrom([]string{"", "a", "b", "c"})
 		n := rapid.IntRange(1, 20).Draw(t, "n")
 		per := rapid.IntRange(0, 12).Draw(t, "per zone")
 		var cs []candidate
-		for i, z := range zones {
-			cs = append(cs, candidate{peer.ID(fmt.Sprint(i)), z})
+		for i := range rapid.IntRange(0, 40).Draw(t, "peers") {
+			cs = append(cs, candidate{peer.ID(fmt.Sprint(i)), zonesOf(names.Draw(t, "zone"), names.Draw(t, "group"))})
 		}
 		chosen, spare := place(cs, n, per)
 		if len(chosen) != min(n, len(cs)) || len(chosen)+len(spare) != len(cs) {
 			t.Fatalf("%d chosen and %d spare of %d, want %d", len(chosen), len(spare), len(cs), n)
 		}
 		seen := make(map[peer.ID]bool)
-		in := make(map[string]int)
-		for _, c := range append(chosen, spare...) {
+		in := make(crowd)
+		for _, c := range append(slices.Clone(chosen), spare...) {
 			if seen[c.peer] {
 				t.Fatalf("%s twice", c.peer)
 			}
 			seen[c.peer] = true
 		}
 		for _, c := range chosen {
-			in[c.zone]++
+			in.add(c, 1)
 		}
 		// A zone is crowded only where nobody else was to be had.
 		for z, k := range in {
-			if z == "" || k <= max(per, 1) {
+			if k <= max(per, 1) {
 				continue
 			}
 			for _, c := range spare {
-				if c.zone == "" || in[c.zone] < max(per, 1) {
-					t.Fatalf("%d in zone %q although %s in zone %q was free", k, z, c.peer, c.zone)
+				if in.room(c, max(per, 1)) {
+					t.Fatalf("%d in %s although %s in %v was free", k, z, c.peer, c.zones)
 				}
 			}
 		}
 	})
+}
+
+func TestAddressGroups(t *testing.T) {
+	for in, want := range map[string]string{
+		"127.0.0.1": "", "10.1.2.3": "", "192.168.1.1": "", "169.254.1.1": "", "::1": "", "fd00::1": "", "fe80::1": "",
+		"203.0.113.7": "203.0.0.0/16", "::ffff:203.0.113.7": "203.0.0.0/16", "2001:db8:1:2::3": "2001:db8::/32",
+	} {
+		if got := addressGroup(netip.MustParseAddr(in)); got != want {
+			t.Errorf("%s: got %q, want %q", in, got, want)
+		}
+	}
+}
+
+func TestShardsSpreadOverZonesAlsoWhenOneRefuses(t *testing.T) {
+	m := newMemNet(t, 59, 0, 0)
+	for i := range 12 {
+		m.add(true, 0, []string{"attic", "cellar", "office"}[i%3]).group = []string{"203.0.0.0/16", ""}[i%2]
+	}
+	m.nodes[0].wrap = func(h wire.Handler) wire.Handler {
+		return liar{Handler: h, store: func() (wire.ShardWriter, error) { return nil, wire.ErrFull }}
+	}
+	res := put(t, m.client().node(), "f", random(13, 3<<20), &erasure.Scheme{K: 2, M: 3})
+	in := make(crowd)
+	for _, n := range m.holdersOf(t, res.Link, 2) {
+		in.add(candidate{zones: zonesOf(n.zone, n.group)}, 1)
+	}
+	for z, k := range in {
+		if k > 3 {
+			t.Errorf("%d shards in %s, want 3 at most", k, z)
+		}
+	}
 }
 
 func TestPlaceKeepsTheOthersWhenOneLeaves(t *testing.T) {
@@ -445,7 +478,7 @@ func TestPlaceKeepsTheOthersWhenOneLeaves(t *testing.T) {
 	for range 200 {
 		var cs []candidate
 		for i := range 30 {
-			cs = append(cs, candidate{peer.ID(fmt.Sprint(i)), ""})
+			cs = append(cs, candidate{peer.ID(fmt.Sprint(i)), nil})
 		}
 		before, _ := place(cs, 20, 12)
 		gone := r.IntN(20)
@@ -454,7 +487,7 @@ func TestPlaceKeepsTheOthersWhenOneLeaves(t *testing.T) {
 		for _, c := range before {
 			found := false
 			for _, d := range after {
-				found = found || c == d
+				found = found || c.peer == d.peer
 			}
 			if !found {
 				moved++

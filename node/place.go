@@ -1,6 +1,9 @@
 package node
 
 import (
+	"net/netip"
+	"slices"
+
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/p2pfs/p2pfs/erasure"
@@ -39,7 +42,56 @@ func threshold(k, m int) int {
 // candidate is a peer that may hold a shard.
 type candidate struct {
 	peer peer.ID
-	zone string // empty: unknown, counts as a zone of its own
+
+	// zones are what it is likely to be lost together with: the zone that its
+	// operator named and the group of its public address. Where nothing is
+	// known it stands for itself.
+	zones []string
+}
+
+// zonesOf names the zones of a peer for placement; either may be unknown.
+func zonesOf(named, group string) []string {
+	var zones []string
+	if named != "" {
+		zones = append(zones, "zone "+named)
+	}
+	if group != "" {
+		zones = append(zones, "net "+group)
+	}
+	return zones
+}
+
+// addressGroup is the part of a public address that one provider or one place
+// is likely to own, "" of any other address: /16 of IPv4, /32 of IPv6, as in
+// go-libp2p-kbucket's peerdiversity.
+func addressGroup(ip netip.Addr) string {
+	ip = ip.Unmap()
+	if !ip.IsGlobalUnicast() || ip.IsPrivate() {
+		return ""
+	}
+	bits := 32
+	if ip.Is4() {
+		bits = 16
+	}
+	p, err := ip.Prefix(bits)
+	if err != nil {
+		return ""
+	}
+	return p.String()
+}
+
+// crowd counts chosen peers by zone.
+type crowd map[string]int
+
+func (n crowd) add(c candidate, by int) {
+	for _, z := range c.zones {
+		n[z] += by
+	}
+}
+
+// room says whether each zone of c has fewer than limit.
+func (n crowd) room(c candidate, limit int) bool {
+	return !slices.ContainsFunc(c.zones, func(z string) bool { return n[z] >= limit })
 }
 
 // place chooses up to n of the candidates, which stand in order of preference:
@@ -48,15 +100,15 @@ type candidate struct {
 // It is a pure function of its arguments.
 func place(candidates []candidate, n, perZone int) (chosen, spare []candidate) {
 	perZone = max(perZone, 1)
-	inZone := make(map[string]int)
+	in := make(crowd)
 	var crowded []candidate
 	for _, c := range candidates {
 		switch {
-		case c.zone != "" && inZone[c.zone] >= perZone:
+		case !in.room(c, perZone):
 			crowded = append(crowded, c)
 		case len(chosen) < n:
 			chosen = append(chosen, c)
-			inZone[c.zone]++
+			in.add(c, 1)
 		default:
 			spare = append(spare, c)
 		}

@@ -457,7 +457,7 @@ func (p *putter) choose(ctx context.Context, id pack.ID, packLen int, meta bool,
 		}
 	}
 	for _, o := range fitting(offers, scheme, packLen) {
-		cs = append(cs, candidate{peer: o.peer, zone: o.facts.Zone})
+		cs = append(cs, candidate{o.peer, zonesOf(o.facts.Zone, p.e.dial.Group(o.peer))})
 	}
 	slices.SortStableFunc(cs, func(a, b candidate) int { return p.e.dir.Compare(id, a.peer, b.peer) })
 	return scheme, cs, len(quiet), nil
@@ -470,7 +470,7 @@ func (p *putter) farther(ctx context.Context, id pack.ID, g erasure.Geometry, us
 	var batch []peer.ID
 	take := func() {
 		for _, o := range fitting(p.e.accepting(ctx, batch), erasure.Scheme{K: g.K, M: g.M}, g.Len) {
-			cs = append(cs, candidate{peer: o.peer, zone: o.facts.Zone})
+			cs = append(cs, candidate{o.peer, zonesOf(o.facts.Zone, p.e.dial.Group(o.peer))})
 		}
 		batch = nil
 	}
@@ -515,9 +515,9 @@ func (p *putter) send(ctx context.Context, m *pack.Manifest, g erasure.Geometry,
 	for _, c := range peers {
 		used[c.peer] = true
 	}
-	inZone := make(map[string]int)
+	in := make(crowd)
 	for _, c := range chosen {
-		inZone[c.zone]++
+		in.add(c, 1)
 	}
 	searched := false
 	var mu sync.Mutex
@@ -526,7 +526,7 @@ func (p *putter) send(ctx context.Context, m *pack.Manifest, g erasure.Geometry,
 	next := func(failed candidate) (candidate, bool) {
 		mu.Lock()
 		defer mu.Unlock()
-		inZone[failed.zone]--
+		in.add(failed, -1)
 		if len(spare) == 0 && !searched {
 			searched = true
 			spare = p.farther(ctx, id, g, used)
@@ -534,10 +534,10 @@ func (p *putter) send(ctx context.Context, m *pack.Manifest, g erasure.Geometry,
 		if len(spare) == 0 || ctx.Err() != nil {
 			return candidate{}, false
 		}
-		i := max(0, slices.IndexFunc(spare, func(c candidate) bool { return c.zone == "" || inZone[c.zone] < max(g.M, 1) }))
+		i := max(0, slices.IndexFunc(spare, func(c candidate) bool { return in.room(c, max(g.M, 1)) }))
 		c := spare[i]
 		spare = slices.Delete(spare, i, i+1)
-		inZone[c.zone]++
+		in.add(c, 1)
 		return c, true
 	}
 	if len(chosen) < g.N() {
