@@ -118,7 +118,7 @@ func refusalOf(err error) *Refusal {
 	if r, ok := errors.AsType[*Refusal](err); ok && r.Code != 0 {
 		return r
 	}
-	code := Internal
+	var code Code
 	switch {
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return &Refusal{Code: Busy}
