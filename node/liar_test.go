@@ -219,6 +219,64 @@ func TestTwoPutsOfTheSameContentAtOnce(t *testing.T) {
 	wg.Wait()
 }
 
+// The first of three ends before the second has confirmed what both stored;
+// the third comes in between, and would sign a newer state if it could.
+func TestWhatPutsShareLastsUntilTheLastHasEnded(t *testing.T) {
+	m := newMemNet(t, 132, 5, 0)
+	n := m.client().node()
+	owner := n.seed.Keys().Owner
+	data := random(29, pack.Padme(1<<20))
+	put := func() *putter {
+		p := n.engine.newPutter(t.Context(), owner, nil, 0)
+		if _, err := p.PutPack(t.Context(), data, false, func() {}); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Wait(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	confirm := func(p *putter) {
+		t.Helper()
+		if err := p.confirm(t.Context()); err != nil || p.packs[0].missing() > 0 {
+			t.Errorf("confirm: %v", err)
+		}
+		p.end()
+	}
+	first := put()
+	second := put()
+	confirm(first)
+	third := put()
+	confirm(second)
+	confirm(third)
+	if len(n.engine.putting) != 0 {
+		t.Errorf("%d packs are still taken for being stored", len(n.engine.putting))
+	}
+}
+
+func TestPutThatFailsLeavesWhatAnotherSharesWithIt(t *testing.T) {
+	m := newMemNet(t, 133, 5, 0)
+	n := m.client().node()
+	owner := n.seed.Keys().Owner
+	data := random(30, pack.Padme(1<<20))
+	var puts [2]*putter
+	for i := range puts {
+		puts[i] = n.engine.newPutter(t.Context(), owner, nil, 0)
+		if _, err := puts[i].PutPack(t.Context(), data, false, func() {}); err != nil {
+			t.Fatal(err)
+		}
+		if err := puts[i].Wait(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	puts[0].giveUp()
+	puts[0].end()
+	if err := puts[1].confirm(t.Context()); err != nil || puts[1].packs[0].missing() > 0 {
+		t.Errorf("confirm: %v", err)
+	}
+	puts[1].end()
+}
+
 func TestOneHiccupCostsNoRedundancy(t *testing.T) {
 	m := newMemNet(t, 137, 10, 0)
 	client := m.client()

@@ -72,7 +72,7 @@ type putter struct {
 	wg     sync.WaitGroup
 	mu     sync.Mutex
 	packs  []*placed
-	mine   []pack.ID // in the engine's putting; guarded by its mu
+	mine   map[pack.ID]*storing // that it takes part in; guarded by the engine's mu
 	seen   map[pack.ID]bool
 	peers  map[peer.ID]bool // that were given shards
 	failed error
@@ -83,8 +83,8 @@ func (e *engine) newPutter(ctx context.Context, owner ed25519.PrivateKey, s *era
 	ctx, cancel := context.WithCancelCause(ctx)
 	p := &putter{
 		e: e, owner: owner, scheme: s, expires: expires, ctx: ctx, cancel: cancel,
-		slots: make(chan struct{}, packsInFlight),
-		seen:  make(map[pack.ID]bool), peers: make(map[peer.ID]bool),
+		slots: make(chan struct{}, packsInFlight), mine: make(map[pack.ID]*storing),
+		seen: make(map[pack.ID]bool), peers: make(map[peer.ID]bool),
 	}
 	e.mu.Lock()
 	for i := range p.id {
@@ -101,27 +101,39 @@ func (p *putter) end() {
 	p.wg.Wait()
 	p.e.mu.Lock()
 	defer p.e.mu.Unlock()
-	for _, id := range p.mine {
-		close(p.e.putting[id].ended)
-		delete(p.e.putting, id)
+	for id, st := range p.mine {
+		st.leave(p.e, id)
 	}
+	clear(p.mine)
 }
 
-// storing is a pack that a put of this node stores, from its first step to
-// the put's end.
+// storing is a pack that a put of this node stores, from its first step until
+// the last put that takes part in it has ended.
 type storing struct {
 	by     *putter
 	stored chan struct{} // closed when done and err are set
 	done   *placed
 	err    error
-	ended  chan struct{} // closed when the put has ended
+	users  int           // puts that take part, by among them; guarded by the engine's mu
+	ended  chan struct{} // closed when the last of them has ended
+}
+
+// leave ends the part of one put. The engine's mu is held.
+func (st *storing) leave(e *engine, id pack.ID) {
+	if st.users--; st.users > 0 {
+		return
+	}
+	close(st.ended)
+	if e.putting[id] == st {
+		delete(e.putting, id)
+	}
 }
 
 // share stores a pack, or takes part in what another put of this node that
 // has the same pack does: two that store the same shards under two states
-// would each take the other's away. Where they want different things one
-// waits for the other's end; two that wait for each other give up after
-// claimWait.
+// would each take the other's away, up to the moment at which the last of them
+// has confirmed its own. Where they want different things one waits for the
+// other's end; two that wait for each other give up after claimWait.
 func (p *putter) share(ctx context.Context, id pack.ID, store func() (*placed, error)) (*placed, error) {
 	late, stop := p.e.clock.After(claimWait)
 	defer stop()
@@ -132,9 +144,8 @@ func (p *putter) share(ctx context.Context, id pack.ID, store func() (*placed, e
 		}
 		other := p.e.putting[id]
 		if other == nil {
-			own := &storing{by: p, stored: make(chan struct{}), ended: make(chan struct{})}
-			p.e.putting[id] = own
-			p.mine = append(p.mine, id)
+			own := &storing{by: p, stored: make(chan struct{}), users: 1, ended: make(chan struct{})}
+			p.e.putting[id], p.mine[id] = own, own
 			p.e.mu.Unlock()
 			own.done, own.err = store()
 			close(own.stored)
@@ -147,17 +158,15 @@ func (p *putter) share(ctx context.Context, id pack.ID, store func() (*placed, e
 		}
 		select {
 		case <-wait:
-			if p.wants(other.by) && other.err == nil {
-				done := *other.done
-				done.holders = slices.Clone(done.holders)
-				return &done, nil
+			if done := p.join(id, other); done != nil {
+				return done, nil
 			}
-			if p.wants(other.by) {
-				select {
-				case <-other.ended:
-				case <-ctx.Done():
-					return nil, context.Cause(ctx)
-				}
+			select {
+			case <-other.ended:
+			case <-late:
+				return store()
+			case <-ctx.Done():
+				return nil, context.Cause(ctx)
 			}
 		case <-late:
 			return store()
@@ -165,6 +174,24 @@ func (p *putter) share(ctx context.Context, id pack.ID, store func() (*placed, e
 			return nil, context.Cause(ctx)
 		}
 	}
+}
+
+// join takes part in what another put has stored, or gives nil where it is of
+// no use.
+func (p *putter) join(id pack.ID, other *storing) *placed {
+	if !p.wants(other.by) {
+		return nil
+	}
+	p.e.mu.Lock()
+	defer p.e.mu.Unlock()
+	if p.e.putting[id] != other || other.err != nil {
+		return nil
+	}
+	other.users++
+	p.mine[id] = other
+	done := *other.done
+	done.holders = slices.Clone(done.holders)
+	return &done
 }
 
 // wants says whether two puts want the same of a pack.
@@ -181,11 +208,33 @@ func (p *putter) stayAlive() {
 }
 
 // giveUp has holders drop what they were given; those that cannot be told
-// drop it in a day.
+// drop it in a day, and so do all where another put has come to rely on a part
+// of it.
 func (p *putter) giveUp() {
+	if p.shared() {
+		return
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(p.ctx), askTimeout)
 	defer cancel()
 	p.sign(ctx, func(id store.PutID) error { return p.e.store.GiveUp(ctx, id) }, wire.GiveUp)
+}
+
+// shared tells whether another put relies on what this one has stored. If not,
+// none will from now on.
+func (p *putter) shared() bool {
+	p.e.mu.Lock()
+	defer p.e.mu.Unlock()
+	for _, st := range p.mine {
+		if st.by == p && st.users > 1 {
+			return true
+		}
+	}
+	for id, st := range p.mine {
+		if st.by == p && p.e.putting[id] == st {
+			delete(p.e.putting, id)
+		}
+	}
+	return false
 }
 
 // sign says something about the put to all who were given shards.
