@@ -26,6 +26,7 @@ var levels = [][]string{
 	{"cmd/p2pfs"},
 	{"control"},
 	{"node"},
+	{"repair"},
 	{"dht"},
 	{"swarm"},
 	{"volume", "wire", "store"},

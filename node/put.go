@@ -764,7 +764,7 @@ func (p *putter) confirm(ctx context.Context) error {
 		}
 		hs := make([]store.Holder, 0, len(pk.holders))
 		for _, h := range pk.holders {
-			hs = append(hs, store.Holder(h))
+			hs = append(hs, store.Holder{Peer: h.Peer, Shard: h.Shard})
 		}
 		p.e.remember(pk.id, hs)
 	}

@@ -274,7 +274,7 @@ func (e *engine) Holders(_ context.Context, _ string, packs []wire.PackHolders) 
 func (e *engine) confirm(p wire.PackHolders, may func(shard int, put store.PutID, known []store.Holder) bool) error {
 	hs := make([]store.Holder, 0, len(p.Holders))
 	for _, h := range p.Holders {
-		hs = append(hs, store.Holder(h))
+		hs = append(hs, store.Holder{Peer: h.Peer, Shard: h.Shard})
 	}
 	if err := e.store.Confirm(p.ID, p.Number, hs, may); err != nil {
 		return err

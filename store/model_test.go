@@ -198,7 +198,7 @@ func TestStoreDoesWhatAModelDoes(t *testing.T) {
 			"holders": func(t *rapid.T) {
 				p := anyPack.Draw(t, "p")
 				number := p.m.State.Number
-				err := s.SetHolders(p.id(), number, []Holder{{"x", 1}})
+				err := s.SetHolders(p.id(), number, []Holder{{Peer: "x", Shard: 1}})
 				var at *pack.State
 				for _, h := range m.shards {
 					if st := &h.p.m.State; h.p.id() == p.id() && st.Number == number && st.Newer(at) {

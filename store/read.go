@@ -24,6 +24,7 @@ type Holding struct {
 	Number      uint64 // of the state
 	Shard       int    // which of the n
 	K, M        int    // the state's scheme
+	Coded       int    // the pack's own number of data shards, k′
 	Provisional bool   // its put is not known to be durable
 	Deleted     bool   // a tombstone: Shard, K and M say nothing
 	Damaged     bool   // a read found a damaged block

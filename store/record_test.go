@@ -91,7 +91,7 @@ func TestRecordsAreEncodedAsEver(t *testing.T) {
 	}
 }
 
-var goldenHolders = []Holder{{"peer one", 0}, {strings.Repeat("x", maxPeer), 255}}
+var goldenHolders = []Holder{{Peer: "peer one", Shard: 0}, {Peer: strings.Repeat("x", maxPeer), Shard: 255}}
 
 func TestHoldersAreEncodedAsEver(t *testing.T) {
 	b, err := encodeHolders(1800000000000, goldenHolders)
@@ -106,7 +106,7 @@ func TestHoldersAreEncodedAsEver(t *testing.T) {
 	b[0]++
 	_, _, err = decodeHolders(b)
 	wantErr(t, err, ErrVersion)
-	for _, bad := range [][]Holder{{{"", 0}}, {{"p", -1}}, {{"p", 256}}, {{strings.Repeat("x", maxPeer+1), 0}}, make([]Holder, maxHolders+1)} {
+	for _, bad := range [][]Holder{{{Peer: "", Shard: 0}}, {{Peer: "p", Shard: -1}}, {{Peer: "p", Shard: 256}}, {{Peer: strings.Repeat("x", maxPeer+1), Shard: 0}}, make([]Holder, maxHolders+1)} {
 		if _, err := encodeHolders(1, bad); err == nil {
 			t.Errorf("%v was encoded", bad[:1])
 		}

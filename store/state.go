@@ -18,6 +18,19 @@ import (
 type Holder struct {
 	Peer  string // libp2p's peer ID, its raw bytes
 	Shard int
+
+	// What this node has seen of it, in Unix milliseconds; 0: never.
+	Heard    int64 // when the peer itself last said that it holds the shard
+	Verified int64 // when it last gave a block of it that checked
+	Failed   int64 // when it last failed to; 0 again once it has given one
+}
+
+// Pack is all that is held and known of one pack.
+type Pack struct {
+	ID      pack.ID
+	Held    []Holding // the best answer first, as Holdings has them; a tombstone last
+	Number  uint64    // of the state whose shards Holders keep; 0: nobody is known
+	Holders []Holder
 }
 
 const (

@@ -406,7 +406,7 @@ func TestProvisionalShardsGoADayAfterTheLastSignOfLife(t *testing.T) {
 		}
 		ps = append(ps, p)
 	}
-	if err := s.SetHolders(ps[2].id(), 12, []Holder{{"peer", 2}}); err != nil {
+	if err := s.SetHolders(ps[2].id(), 12, []Holder{{Peer: "peer", Shard: 2}}); err != nil {
 		t.Fatal(err)
 	}
 	c.add(23 * time.Hour)
@@ -474,7 +474,7 @@ func TestConfirmAsksWhoMay(t *testing.T) {
 	if err := p.put(t, s, 4, PutID{1}); err != nil {
 		t.Fatal(err)
 	}
-	first := []Holder{{"a", 4}}
+	first := []Holder{{Peer: "a", Shard: 4}}
 	for _, step := range []struct {
 		name   string
 		number uint64
@@ -546,7 +546,7 @@ func TestHoldersOfANewCodingReplaceTheOld(t *testing.T) {
 	if err != nil || len(hs) != 2 || hs[0].Number != 10 || hs[1].Number != 11 {
 		t.Errorf("got %+v, %v: want the confirmed shard, then the provisional one", hs, err)
 	}
-	want := []Holder{{"a", 0}, {"b", 19}}
+	want := []Holder{{Peer: "a", Shard: 0}, {Peer: "b", Shard: 19}}
 	if err := s.SetHolders(p.id(), 11, want); err != nil {
 		t.Fatal(err)
 	}
@@ -619,7 +619,7 @@ func TestNotesAndHints(t *testing.T) {
 	_, err = s.Get("zone")
 	wantErr(t, err, ErrNotFound)
 
-	want := []Holder{{"a", 1}}
+	want := []Holder{{Peer: "a", Shard: 1}}
 	if err := s.SetHint(pack.ID{1}, want); err != nil {
 		t.Fatal(err)
 	}
@@ -637,7 +637,7 @@ func TestNotesAndHints(t *testing.T) {
 	sweep(t, s)
 	_, err = s.Hint(pack.ID{1})
 	wantErr(t, err, ErrNotFound)
-	if err := s.SetHint(pack.ID{1}, []Holder{{"", 1}}); err == nil {
+	if err := s.SetHint(pack.ID{1}, []Holder{{Peer: "", Shard: 1}}); err == nil {
 		t.Error("a holder without a peer was kept")
 	}
 }

@@ -97,6 +97,7 @@ type Holding struct {
 	Shard       int
 	K, M        int  // of that state: the pack's data shards (k′) and parity shards
 	Provisional bool // the put that brought the shard has not been completed
+	Damaged     bool // some block of the shard is known to be unreadable
 }
 
 // PackHolders says who holds a pack: the full list.
@@ -115,4 +116,5 @@ type Facts struct {
 	Zone     string    // where it stands, in its operator's words; "": not said
 	Version  string    // of the program
 	Now      time.Time // its clock, to the millisecond
+	Boot     uint64    // another number each time its store is opened
 }
