@@ -56,6 +56,16 @@ const (
 	// which most has gone.
 	rememberedPeers = 256
 
+	// DefaultGrace is how long a pack may wait for a holder that is away
+	// before its shard is rebuilt, DefaultProbe how often holders are asked
+	// whether they are there, DefaultAudit how long it takes until a sample
+	// of each shard held elsewhere has been asked for, DefaultSettle how long
+	// peers must have been there before packs grow onto them.
+	DefaultGrace  = time.Hour
+	DefaultProbe  = 20 * time.Second
+	DefaultAudit  = 4 * 24 * time.Hour
+	DefaultSettle = 24 * time.Hour
+
 	peersKey = "peers" // of the list in the store
 )
 
@@ -75,6 +85,12 @@ type Config struct {
 	Client         bool          // hold nothing for others, accept no connections
 	Version        string        // of the program
 	ProvisionalTTL time.Duration // how long shards of a put that went silent are kept; 0: a day
+	Grace          time.Duration // how long a holder may be away before repair is due; 0: DefaultGrace
+	Probe          time.Duration // how often holders are asked whether they are there; 0: DefaultProbe
+	Audit          time.Duration // how long one round of samples takes; 0: DefaultAudit
+	Settle         time.Duration // how long peers must have been there before packs grow; 0: DefaultSettle
+	RepairRate     int64         // bytes a second that repairs may move; 0: no bound
+	Metrics        string        // HOST:PORT of the Prometheus endpoint; "": none
 	Log            *slog.Logger
 }
 
