@@ -28,4 +28,8 @@ func (n *Node) Link(context.Context, string, bool) (string, error) {
 	return "", notPart("link")
 }
 
+// upkeep says what has been done to keep packs at their redundancy: nothing
+// does, in this build.
+func (n *Node) upkeep() upkeep { return upkeep{} }
+
 func notPart(what string) error { return fail(Failed, "", "%s is not part of this build", what) }

@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -35,6 +36,7 @@ import (
 	"github.com/p2pfs/p2pfs/dht"
 	"github.com/p2pfs/p2pfs/member"
 	"github.com/p2pfs/p2pfs/pack"
+	"github.com/p2pfs/p2pfs/repair"
 	"github.com/p2pfs/p2pfs/store"
 	"github.com/p2pfs/p2pfs/swarm"
 	"github.com/p2pfs/p2pfs/volume"
@@ -61,9 +63,9 @@ const (
 	// whether they are there, DefaultAudit how long it takes until a sample
 	// of each shard held elsewhere has been asked for, DefaultSettle how long
 	// peers must have been there before packs grow onto them.
-	DefaultGrace  = time.Hour
-	DefaultProbe  = 20 * time.Second
-	DefaultAudit  = 4 * 24 * time.Hour
+	DefaultGrace  = repair.DefaultGrace
+	DefaultProbe  = repair.DefaultProbe
+	DefaultAudit  = repair.DefaultAudit
 	DefaultSettle = 24 * time.Hour
 
 	peersKey = "peers" // of the list in the store
@@ -110,7 +112,8 @@ type Node struct {
 	running chan struct{} // closed when Run has returned
 	began   time.Time
 	dropped *dropped
-	forget  func() // ends the following of the membership
+	metrics net.Listener // nil: none are served
+	forget  func()       // ends the following of the membership
 
 	saving sync.Mutex    // held while the credentials are saved, so that the last saved are the newest
 	news   chan struct{} // the membership has changed
@@ -157,7 +160,13 @@ func Open(h Home, c Config) (*Node, error) {
 		return nil, fmt.Errorf("open the store: %w", err)
 	}
 	n.forget = m.OnChange(n.membershipChanged)
-	if err := n.start(); err != nil {
+	if c.Metrics != "" {
+		n.metrics, err = listenMetrics(c.Metrics)
+	}
+	if err == nil {
+		err = n.start()
+	}
+	if err != nil {
 		n.Close()
 		return nil, err
 	}
@@ -210,6 +219,9 @@ func (n *Node) Close() error {
 	if n.forget != nil {
 		defer n.forget()
 	}
+	if n.metrics != nil {
+		_ = n.metrics.Close() // closed already, if Run was called
+	}
 	if n.dht != nil {
 		errs = append(errs, n.dht.Close())
 	}
@@ -243,6 +255,9 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.watchReach(ctx) })
 	g.Go(func() error { return n.spreadNews(ctx) })
 	g.Go(func() error { return n.withdraw(ctx) })
+	if n.metrics != nil {
+		g.Go(func() error { return n.serveMetrics(ctx, n.metrics) })
+	}
 	if !n.config.Client {
 		g.Go(func() error { return ended(ctx, n.store.Run(ctx)) })
 	}
