@@ -252,6 +252,23 @@ func (s *server) Manifest(_ context.Context, _ string, id pack.ID) (*pack.Manife
 	return m, refusal(err)
 }
 
+// NewestState gives the newest state known here of a pack, a tombstone too.
+func (s *server) NewestState(_ context.Context, _ string, id pack.ID) (*pack.State, error) {
+	m, err := s.store.Manifest(id)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return nil, refusal(err)
+	}
+	// In this order one that is deleted between the two questions is found.
+	st, err := s.store.Tombstone(id)
+	switch {
+	case m != nil && (err != nil || m.State.Newer(st)):
+		return &m.State, nil
+	case err != nil:
+		return nil, refusal(err)
+	}
+	return st, nil
+}
+
 // Holders learns who holds a pack, which confirms the shard held here: the list
 // has to name it.
 func (s *server) Holders(_ context.Context, from string, p wire.PackHolders) error {

@@ -128,6 +128,32 @@ func TestOnlyThoseConcernedSayWhoHoldsAPack(t *testing.T) {
 	}
 }
 
+func TestTheNewestStateIsGiven(t *testing.T) {
+	n := newMemNet(t, 61, 1, 0).nodes[0]
+	p := newParcel(t, 64<<10, erasure.Scheme{K: 2, M: 2}, 10)
+	want := func(number uint64, deleted bool) {
+		t.Helper()
+		st, err := n.server.NewestState(t.Context(), "anyone", p.m.ID())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if st.Number != number || st.Deleted != deleted || st.Verify() != nil || st.ID() != p.m.ID() {
+			t.Errorf("got state %d, deleted %v, want %d, %v", st.Number, st.Deleted, number, deleted)
+		}
+	}
+	if _, err := n.server.NewestState(t.Context(), "anyone", p.m.ID()); !errors.Is(err, wire.ErrNotFound) {
+		t.Errorf("of nothing: got %v, want %v", err, wire.ErrNotFound)
+	}
+	if err := p.give(n.server, "putter", wire.StoreRequest{Shard: 1}); err != nil {
+		t.Fatal(err)
+	}
+	want(10, false)
+	if err := n.server.State(t.Context(), "anyone", p.deleted(11)); err != nil {
+		t.Fatal(err)
+	}
+	want(11, true)
+}
+
 func TestAStrangerHandsNothingOver(t *testing.T) {
 	n := newMemNet(t, 61, 1, 0).nodes[0]
 	p := newParcel(t, 64<<10, erasure.Scheme{K: 2, M: 2}, 10)
