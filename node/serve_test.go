@@ -144,7 +144,7 @@ func TestHaveTellsTheCodingAndTheDamage(t *testing.T) {
 		}
 	}
 	check()
-	files, err := filepath.Glob(filepath.Join(home.Data, "store", "blocks", "*.vlog"))
+	files, err := filepath.Glob(filepath.Join(home.storeDir(), "blocks", "*.vlog"))
 	if err != nil {
 		t.Fatal(err)
 	}

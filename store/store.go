@@ -1,6 +1,9 @@
 // Package store keeps what a peer holds for others: blocks, the manifests
 // they are checked against, tombstones, and who else holds the packs. It lies
-// in two Badger databases in one folder and is the one door to Badger.
+// in two Badger databases in one folder and is the one door to Badger. All that
+// would be missed is synced to the disk before it is acknowledged; who holds
+// packs ([Store.UpdateHolders]), hints and the DHT's records are not: a crash may
+// lose what was written of them last.
 //
 // A shard is stored in three steps: [Store.Begin] reserves its space,
 // [Writer.Write] takes its blocks one after the other, [Writer.Commit] returns
@@ -105,12 +108,13 @@ type Store struct {
 	opt     Options
 	log     *slog.Logger
 	cache   *manifests
-	records *badger.DB // what may be lost: hints, the DHT's records
+	records *badger.DB // what may be lost: who holds packs, hints, the DHT's records
 
 	packs      [64]sync.Mutex // a pack's record is read and written under one of them
 	reclaiming sync.Mutex     // held by who reopens the database or collects its garbage
 	buffered   atomic.Int64   // bytes of blocks waiting to be written
 	syncFailed atomic.Bool    // a sync failed: nothing can be promised any more
+	strays     atomic.Bool    // there may be lists of holders of packs that are not held
 
 	door sync.RWMutex // held for reading while db is used, for writing to replace it
 	db   *badger.DB   // nil when closed
@@ -163,6 +167,7 @@ func open(dir string, o Options) (_ *Store, err error) {
 		cache: newManifests(manifestCache),
 		puts:  map[PutID]*put{},
 	}
+	s.strays.Store(true)
 	if !o.InMemory {
 		if err := os.MkdirAll(s.blocksDir(), 0o700); err != nil {
 			return nil, err
@@ -265,9 +270,33 @@ func (s *Store) account(held, unwritten, dead int64, shards int) {
 
 // lock locks the record of a pack and gives the function that unlocks it.
 func (s *Store) lock(id pack.ID) (unlock func()) {
-	m := &s.packs[id[0]%uint8(len(s.packs))]
+	m := &s.packs[s.stripe(id)]
 	m.Lock()
 	return m.Unlock
+}
+
+// stripe says which of the locks a pack has, many packs sharing one.
+func (s *Store) stripe(id pack.ID) int { return int(id[0]) % len(s.packs) }
+
+// lockAll locks the records of packs, each lock once and always in the same
+// order: who else takes more than one does so here.
+func (s *Store) lockAll(ids []pack.ID) (unlock func()) {
+	var taken [len(s.packs)]bool
+	for _, id := range ids {
+		taken[s.stripe(id)] = true
+	}
+	for i := range taken {
+		if taken[i] {
+			s.packs[i].Lock()
+		}
+	}
+	return func() {
+		for i := range taken {
+			if taken[i] {
+				s.packs[i].Unlock()
+			}
+		}
+	}
 }
 
 // nowMs is the time in Unix milliseconds.
