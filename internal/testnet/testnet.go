@@ -633,6 +633,14 @@ func (n *Node) gone() {
 	}
 }
 
+// ExitCode waits until the node has ended by itself and gives the exit code of
+// its process.
+func (n *Node) ExitCode() int {
+	n.net.t.Helper()
+	n.gone()
+	return n.cmd.ProcessState.ExitCode()
+}
+
 // Kill ends the node with SIGKILL.
 func (n *Node) Kill() { n.net.t.Helper(); n.net.Kill(n) }
 
