@@ -177,9 +177,10 @@ func Open(h Home, c Config) (*Node, error) {
 	return n, nil
 }
 
-// sweepEvery shortens the store's sweeps with the day of provisional shards.
+// sweepEvery shortens the store's sweeps with the day of provisional shards; 0
+// leaves them at what the store does by itself.
 func sweepEvery(ttl time.Duration) time.Duration {
-	if ttl == 0 {
+	if ttl == 0 || ttl >= 16*time.Minute {
 		return 0
 	}
 	return max(ttl/8, 100*time.Millisecond)

@@ -330,6 +330,9 @@ func (s *server) Facts(context.Context, string) (wire.Facts, error) { return s.o
 
 func (e *engine) ownFacts() wire.Facts {
 	f := wire.Facts{Zone: e.zone, Version: e.version, Now: e.clock.Now()}
+	if e.store != nil {
+		f.Boot = e.store.Boot()
+	}
 	if e.holder {
 		u := e.store.Usage()
 		f.Free, f.Held, f.Shards = uint64(max(u.Free, 0)), uint64(u.Held), uint64(u.Shards)
