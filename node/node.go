@@ -115,6 +115,9 @@ type Node struct {
 	metrics net.Listener // nil: none are served
 	forget  func()       // ends the following of the membership
 
+	left      chan struct{} // closed when all shards have been handed over
+	leaveOnce sync.Once
+
 	saving sync.Mutex    // held while the credentials are saved, so that the last saved are the newest
 	news   chan struct{} // the membership has changed
 	spread atomic.Uint64 // number of the last deny list that was passed on
@@ -145,6 +148,7 @@ func Open(h Home, c Config) (*Node, error) {
 		home: h, config: c, log: c.Log, seed: seed, member: m,
 		ready: make(chan struct{}), running: make(chan struct{}), began: time.Now(),
 		dropped: &dropped{wake: make(chan struct{}, 1)}, news: make(chan struct{}, 1),
+		left: make(chan struct{}),
 	}
 	if cred.Deny != nil {
 		n.spread.Store(cred.Deny.Number)
@@ -173,9 +177,10 @@ func Open(h Home, c Config) (*Node, error) {
 	return n, nil
 }
 
-// sweepEvery shortens the store's sweeps with the day of provisional shards.
+// sweepEvery shortens the store's sweeps with the day of provisional shards; 0
+// leaves them at what the store does by itself.
 func sweepEvery(ttl time.Duration) time.Duration {
-	if ttl == 0 {
+	if ttl == 0 || ttl >= 16*time.Minute {
 		return 0
 	}
 	return max(ttl/8, 100*time.Millisecond)
@@ -209,7 +214,9 @@ func (n *Node) start() error {
 		peers: newPeerTable(), packs: newPackTable(), buffers: new(buffers), log: n.log, stall: stallTimeout,
 		rand: rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())), announce: n.announce,
 	}
+	n.engine.keeper = newKeeper(n.engine, n.config.repairConfig())
 	n.server = newServer(n.engine, n.takeDenyList)
+	n.server.holds = n.serves
 	return nil
 }
 
@@ -243,10 +250,12 @@ func (n *Node) ID() string { return n.swarm.ID().String() }
 // Addrs are the addresses at which it may be reached, with its ID.
 func (n *Node) Addrs() []string { return n.swarm.Addrs() }
 
-// Run takes part in the network until ctx ends. Everything it started has
-// ended when it returns.
+// Run takes part in the network until ctx ends, or until the node has left
+// ([Node.Leave]). Everything it started has ended when it returns.
 func (n *Node) Run(ctx context.Context) error {
 	defer close(n.running)
+	ctx, leave := context.WithCancel(ctx)
+	defer leave()
 	g, ctx := errgroup.WithContext(ctx)
 	if n.engine.holder {
 		n.serve(ctx, g)
@@ -255,11 +264,27 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.watchReach(ctx) })
 	g.Go(func() error { return n.spreadNews(ctx) })
 	g.Go(func() error { return n.withdraw(ctx) })
+	g.Go(func() error {
+		select {
+		case <-n.left:
+			leave()
+		case <-ctx.Done():
+		}
+		return nil
+	})
 	if n.metrics != nil {
 		g.Go(func() error { return n.serveMetrics(ctx, n.metrics) })
 	}
 	if !n.config.Client {
 		g.Go(func() error { return ended(ctx, n.store.Run(ctx)) })
+		g.Go(func() error {
+			select {
+			case <-n.ready: // who is not connected yet is not away
+				n.engine.keeper.Run(ctx)
+			case <-ctx.Done():
+			}
+			return nil
+		})
 	}
 	g.Go(func() error {
 		n.connect(ctx)

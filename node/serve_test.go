@@ -172,6 +172,24 @@ func TestHaveTellsTheCodingAndTheDamage(t *testing.T) {
 	check()
 }
 
+func TestFactsTellWhichOpeningOfTheStoreItIs(t *testing.T) {
+	n := newMemNet(t, 61, 1, 0).nodes[0]
+	f, err := n.server.Facts(t.Context(), "anyone")
+	if err != nil || f.Boot != n.store.Boot() || f.Boot == 0 {
+		t.Errorf("got %d, %v, want %d", f.Boot, err, n.store.Boot())
+	}
+}
+
+func TestSweepsAreNeverRarerThanTheStoreHasThem(t *testing.T) {
+	for ttl, want := range map[time.Duration]time.Duration{
+		0: 0, 24 * time.Hour: 0, 16 * time.Minute: 0, 8 * time.Minute: time.Minute, time.Millisecond: 100 * time.Millisecond,
+	} {
+		if got := sweepEvery(ttl); got != want {
+			t.Errorf("%v: got %v, want %v", ttl, got, want)
+		}
+	}
+}
+
 func TestTheNewestStateIsGiven(t *testing.T) {
 	n := newMemNet(t, 61, 1, 0).nodes[0]
 	p := newParcel(t, 64<<10, erasure.Scheme{K: 2, M: 2}, 10)

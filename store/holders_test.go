@@ -199,10 +199,14 @@ func TestListSurvivesReopeningAndGoesWithTheLastShard(t *testing.T) {
 	}
 	want := []Holder{{Peer: "a", Shard: 3, Heard: 1, Verified: 2, Failed: 3}}
 	p.setHolders(t, s, want...)
+	boot := s.Boot()
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
 	s = openStore(t, dir, Options{})
+	if s.Boot() == boot {
+		t.Errorf("opened twice with the number %d", boot)
+	}
 	p.wantHolders(t, s, 10, want)
 	sweep(t, s)
 	p.wantHolders(t, s, 10, want)

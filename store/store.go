@@ -30,6 +30,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"sync"
@@ -74,7 +75,7 @@ type Options struct {
 	Log      *slog.Logger     // nil: no log
 
 	ProvisionalTTL time.Duration // how long a silent put's shards are kept; 0: 24 hours
-	SweepEvery     time.Duration // how often Run sweeps; 0: 10 minutes
+	SweepEvery     time.Duration // how often Run sweeps; 0: 2 minutes
 	ReclaimEvery   time.Duration // how often Run looks for space to give back; 0: a minute
 
 	// Dropped, if not nil, is called when the last shard of a pack has gone.
@@ -88,9 +89,11 @@ type Options struct {
 
 // Constants of the store's upkeep.
 const (
-	tombstoneTTL   = 180 * 24 * time.Hour
-	defaultTTL     = 24 * time.Hour
-	defaultSweep   = 10 * time.Minute
+	tombstoneTTL = 180 * 24 * time.Hour
+	defaultTTL   = 24 * time.Hour
+	// What has expired is to be given back to the disk within 5 minutes:
+	// swept, and then reclaimed.
+	defaultSweep   = 2 * time.Minute
 	defaultReclaim = time.Minute
 )
 
@@ -105,6 +108,7 @@ type Usage struct {
 // Store is an open store.
 type Store struct {
 	dir     string
+	boot    uint64
 	opt     Options
 	log     *slog.Logger
 	cache   *manifests
@@ -162,6 +166,7 @@ func open(dir string, o Options) (_ *Store, err error) {
 	}
 	s := &Store{
 		dir:   dir,
+		boot:  rand.Uint64(),
 		opt:   o,
 		log:   o.Log,
 		cache: newManifests(manifestCache),
@@ -201,6 +206,10 @@ func orDefault(d, def time.Duration) time.Duration {
 	}
 	return d
 }
+
+// Boot is a number made anew each time the store is opened: who sees another one
+// knows that it was closed, or crashed, in between.
+func (s *Store) Boot() uint64 { return s.boot }
 
 // Close closes the store. Writers that are still open fail.
 func (s *Store) Close() error {
