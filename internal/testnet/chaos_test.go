@@ -146,8 +146,8 @@ func TestFileOutlivesEveryNode(t *testing.T) {
 	judged(t, net, link)
 }
 
-// Whoever repairs may die at it: another goes on, nothing is lost, and in the
-// end all is there. Then all die at once, and what comes back is whole.
+// Whoever repairs may die at it: another goes on, and nothing is lost. Then all
+// die at once, and come back with what they had.
 func TestRepairOutlivesItsRepairers(t *testing.T) {
 	net := testnet.New(t, 10, testnet.Options{Flags: append([]string{"--repair-rate", "8MiB"}, healing...)})
 	path := file(t, "file", 71, size(40<<20, 256<<20))
@@ -179,13 +179,13 @@ func TestRepairOutlivesItsRepairers(t *testing.T) {
 		t.Logf("%s killed at its repair, %d", n.Name, i+1)
 		n.Start()
 	}
-	full(t, net, link)
+	healed(t, net, link)
 	get(t, &net.Up()[0].Home, link, path)
 
 	net.Kill(net.Up()...)
 	net.Start(net.Nodes[4:]...)
 	net.Acquaint()
-	full(t, net, link)
+	healed(t, net, link)
 	get(t, net.Client(), link, path)
 	judged(t, net, link)
 }
