@@ -231,7 +231,8 @@ func TestAStrangerHandsNothingOver(t *testing.T) {
 		{"another's put", "stranger", 1, true, wire.ErrHave},
 		{"by its putter", "putter", 1, false, wire.ErrHave},
 		{"another shard", "stranger", 2, false, wire.ErrDenied},
-		{"by a holder", "friend", 2, false, nil},
+		{"by a holder", "friend", 1, false, wire.ErrHave},
+		{"a second shard", "friend", 2, false, wire.ErrDenied},
 	} {
 		q := wire.StoreRequest{Shard: step.shard, Holders: list}
 		if step.put {
