@@ -54,6 +54,7 @@ var doors = map[string][]string{
 	"github.com/PlakarKorp/go-cdc-chunkers":  {"chunk"},
 	"github.com/klauspost/compress":          {"chunk"},
 	"github.com/zeebo/blake3":                {"internal/digest"},
+	"lukechampine.com/blake3":                {"internal/digest"},
 	"github.com/fxamacker/cbor":              {"volume"},
 	"github.com/spf13/cobra":                 {"cmd/p2pfs"},
 	"github.com/spf13/pflag":                 {"cmd/p2pfs"},
@@ -104,6 +105,7 @@ var reasons = map[string]string{
 	"golang.org/x/sync":                     "errgroup: whoever starts a goroutine waits for it",
 	"golang.org/x/sys":                      "locks and disk space, per system",
 	"golang.org/x/term":                     "is this a terminal",
+	"lukechampine.com/blake3":               "Bao: proofs of single chunks of what has a BLAKE3 digest",
 	"pgregory.net/rapid":                    "property tests that shrink",
 }
 

@@ -81,13 +81,13 @@ func (s *server) Store(ctx context.Context, from string, q *wire.StoreRequest) (
 	if err := q.Manifest.Verify(s.network, q.Manifest.ID()); err != nil {
 		return nil, err
 	}
-	if s.holdsAnother(q.Manifest, q.Shard) {
-		return nil, wire.Refuse(wire.Denied, "another shard of the pack is held here")
-	}
 	handed := wire.PackHolders{ID: q.Manifest.ID(), Number: q.Manifest.State.Number, Holders: q.Holders}
 	if len(q.Holders) > 0 {
 		if _, known, err := s.store.Holders(handed.ID); err == nil && !s.handsOver(from, store.PutID{}, known) {
 			return nil, wire.Refuse(wire.Denied, "the shard is not that peer's to hand over")
+		}
+		if s.holdsAnother(q.Manifest, q.Shard) {
+			return nil, wire.ErrAnother
 		}
 	}
 	done, err := s.turn(ctx, from)
@@ -196,7 +196,7 @@ func (r *receipt) Write(row int, b []byte) error { return refusal(r.Writer.Write
 
 // ReadBlock gives a block out, verified.
 func (s *server) ReadBlock(_ context.Context, _ string, q wire.ReadRequest, row int, dst []byte) ([]byte, error) {
-	k, err := s.schemeK(q)
+	k, err := s.schemeK(q.ID, q.K, q.M)
 	if err != nil {
 		return nil, refusal(err)
 	}
@@ -204,10 +204,29 @@ func (s *server) ReadBlock(_ context.Context, _ string, q wire.ReadRequest, row 
 	return b, refusal(err)
 }
 
+// Prove proves that a block is here whole: it is read, and verified, as if it
+// were to be given out.
+func (s *server) Prove(_ context.Context, _ string, q wire.ProveRequest) ([]byte, error) {
+	k, err := s.schemeK(q.ID, q.K, q.M)
+	if err != nil {
+		return nil, refusal(err)
+	}
+	buf := s.buffers.block()
+	defer s.buffers.putBlock(buf)
+	b, err := s.store.ReadCoded(q.ID, k, q.M, q.Shard, q.Row, buf[:0])
+	if err != nil {
+		return nil, refusal(err)
+	}
+	if q.Off >= len(b) {
+		return nil, wire.Refuse(wire.NotFound, "the block has %d bytes", len(b))
+	}
+	return digest.Prove(b, q.Off), nil
+}
+
 // schemeK gives the k of the scheme by which a shard asked for is coded: peers
 // ask by the pack's own k′, the store knows its shards by their scheme.
-func (s *server) schemeK(q wire.ReadRequest) (int, error) {
-	hs, err := s.store.Holdings(q.ID)
+func (s *server) schemeK(id pack.ID, coded, m int) (int, error) {
+	hs, err := s.store.Holdings(id)
 	if err != nil {
 		return 0, err
 	}
@@ -215,7 +234,7 @@ func (s *server) schemeK(q wire.ReadRequest) (int, error) {
 		return 0, store.ErrNotFound
 	}
 	for _, h := range hs {
-		if !h.Deleted && h.Coded == q.K && h.M == q.M {
+		if !h.Deleted && h.Coded == coded && h.M == m {
 			return h.K, nil
 		}
 	}
