@@ -10,7 +10,6 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
-	"github.com/p2pfs/p2pfs/erasure"
 	"github.com/p2pfs/p2pfs/internal/digest"
 	"github.com/p2pfs/p2pfs/pack"
 	"github.com/p2pfs/p2pfs/store"
@@ -200,22 +199,16 @@ func (s *server) ReadBlock(_ context.Context, _ string, q wire.ReadRequest, row 
 // schemeK gives the k of the scheme by which a shard asked for is coded: peers
 // ask by the pack's own k′, the store knows its shards by their scheme.
 func (s *server) schemeK(q wire.ReadRequest) (int, error) {
-	m, err := s.store.Manifest(q.ID)
-	if err != nil {
-		return 0, err
-	}
-	if m.State.Coded == q.K && m.State.M == q.M {
-		return m.State.K, nil
-	}
 	hs, err := s.store.Holdings(q.ID)
 	if err != nil {
 		return 0, err
 	}
+	if hs[0].Deleted {
+		return 0, store.ErrNotFound
+	}
 	for _, h := range hs {
-		if !h.Deleted && h.M == q.M && h.K >= q.K {
-			if g := erasure.NewGeometry(m.Content.Len, erasure.Scheme{K: h.K, M: h.M}); g.K == q.K {
-				return h.K, nil
-			}
+		if !h.Deleted && h.Coded == q.K && h.M == q.M {
+			return h.K, nil
 		}
 	}
 	return 0, store.ErrCoding
@@ -236,11 +229,7 @@ func (e *engine) Have(_ context.Context, _ string, ids []pack.ID) ([]wire.Holdin
 		case h.Deleted:
 			out[i] = wire.Holding{Deleted: true, Number: h.Number}
 		default:
-			m, err := e.store.Manifest(id)
-			if err != nil {
-				continue // it went away between the two questions, or is damaged
-			}
-			out[i] = wire.Holding{Held: true, Number: h.Number, Shard: h.Shard, K: m.Geometry().K, M: h.M, Provisional: h.Provisional}
+			out[i] = wire.Holding{Held: true, Number: h.Number, Shard: h.Shard, K: h.Coded, M: h.M, Provisional: h.Provisional, Damaged: h.Damaged}
 		}
 	}
 	return out, nil
@@ -250,6 +239,23 @@ func (e *engine) Have(_ context.Context, _ string, ids []pack.ID) ([]wire.Holdin
 func (s *server) Manifest(_ context.Context, _ string, id pack.ID) (*pack.Manifest, error) {
 	m, err := s.store.Manifest(id)
 	return m, refusal(err)
+}
+
+// NewestState gives the newest state known here of a pack, a tombstone too.
+func (s *server) NewestState(_ context.Context, _ string, id pack.ID) (*pack.State, error) {
+	m, err := s.store.Manifest(id)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return nil, refusal(err)
+	}
+	// In this order one that is deleted between the two questions is found.
+	st, err := s.store.Tombstone(id)
+	switch {
+	case m != nil && (err != nil || m.State.Newer(st)):
+		return &m.State, nil
+	case err != nil:
+		return nil, refusal(err)
+	}
+	return st, nil
 }
 
 // Holders learns who holds a pack, which confirms the shard held here: the list

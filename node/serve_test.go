@@ -128,6 +128,76 @@ func TestOnlyThoseConcernedSayWhoHoldsAPack(t *testing.T) {
 	}
 }
 
+func TestHaveTellsTheCodingAndTheDamage(t *testing.T) {
+	n, home := alone(t)
+	n.engine.network = memNetwork
+	p := newParcel(t, 12<<10, erasure.Scheme{K: 8, M: 1}, 10) // of three blocks: k′ is 3
+	if err := p.give(n.server, "putter", wire.StoreRequest{Shard: 1}); err != nil {
+		t.Fatal(err)
+	}
+	want := wire.Holding{Held: true, Number: 10, Shard: 1, K: 3, M: 1}
+	check := func() {
+		t.Helper()
+		hs, err := n.server.Have(t.Context(), "anyone", []pack.ID{{1}, p.m.ID()})
+		if err != nil || len(hs) != 2 || hs[0] != (wire.Holding{}) || hs[1] != want {
+			t.Errorf("got %+v, %v, want nothing and %+v", hs, err, want)
+		}
+	}
+	check()
+	files, err := filepath.Glob(filepath.Join(home.Data, "store", "blocks", "*.vlog"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range files {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if at := bytes.Index(b, p.data[4<<10:8<<10]); at >= 0 {
+			f, err := os.OpenFile(name, os.O_WRONLY, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = f.WriteAt([]byte{^b[at]}, int64(at))
+			if err := errors.Join(err, f.Close()); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	q := wire.ReadRequest{ID: p.m.ID(), K: 3, M: 1, Shard: 1, Count: 1}
+	if _, err := n.server.ReadBlock(t.Context(), "anyone", q, 0, nil); !errors.Is(err, wire.ErrCorrupt) {
+		t.Fatalf("got %v, want %v", err, wire.ErrCorrupt)
+	}
+	want.Damaged = true
+	check()
+}
+
+func TestTheNewestStateIsGiven(t *testing.T) {
+	n := newMemNet(t, 61, 1, 0).nodes[0]
+	p := newParcel(t, 64<<10, erasure.Scheme{K: 2, M: 2}, 10)
+	want := func(number uint64, deleted bool) {
+		t.Helper()
+		st, err := n.server.NewestState(t.Context(), "anyone", p.m.ID())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if st.Number != number || st.Deleted != deleted || st.Verify() != nil || st.ID() != p.m.ID() {
+			t.Errorf("got state %d, deleted %v, want %d, %v", st.Number, st.Deleted, number, deleted)
+		}
+	}
+	if _, err := n.server.NewestState(t.Context(), "anyone", p.m.ID()); !errors.Is(err, wire.ErrNotFound) {
+		t.Errorf("of nothing: got %v, want %v", err, wire.ErrNotFound)
+	}
+	if err := p.give(n.server, "putter", wire.StoreRequest{Shard: 1}); err != nil {
+		t.Fatal(err)
+	}
+	want(10, false)
+	if err := n.server.State(t.Context(), "anyone", p.deleted(11)); err != nil {
+		t.Fatal(err)
+	}
+	want(11, true)
+}
+
 func TestAStrangerHandsNothingOver(t *testing.T) {
 	n := newMemNet(t, 61, 1, 0).nodes[0]
 	p := newParcel(t, 64<<10, erasure.Scheme{K: 2, M: 2}, 10)

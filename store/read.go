@@ -26,13 +26,13 @@ type Holding struct {
 	K, M        int    // the state's scheme
 	Coded       int    // the pack's own number of data shards, k′
 	Provisional bool   // its put is not known to be durable
-	Deleted     bool   // a tombstone: Shard, K and M say nothing
+	Deleted     bool   // a tombstone: Shard, K, M and Coded say nothing
 	Damaged     bool   // a read found a damaged block
 	Bytes       int64  // what it counts for
 }
 
 func (h *shard) holding(id pack.ID) Holding {
-	return Holding{ID: id, Number: h.number, Shard: h.index, K: h.k, M: h.m,
+	return Holding{ID: id, Number: h.number, Shard: h.index, K: h.k, M: h.m, Coded: h.coded,
 		Provisional: h.provisional(), Damaged: h.damaged, Bytes: h.cost}
 }
 

@@ -59,6 +59,7 @@ type shard struct {
 	slot    uint64    // where its blocks lie
 	index   int       // which of the n shards
 	k, m    int       // the scheme
+	coded   int       // the pack's own number of data shards (k′), 1 to k
 	rows    int       // how many blocks
 	cost    int64     // bytes it counts for
 	expires uint64    // Unix milliseconds; 0: never
@@ -92,7 +93,7 @@ const (
 	maxShards = 64
 	// maxTombstone bounds an encoded deleted state.
 	maxTombstone = 1 << 10
-	shardLen     = 8 + 32 + 32 + 8 + 1 + 2 + 2 + 1 + 8 + 8 + 16 + 1
+	shardLen     = 8 + 32 + 32 + 8 + 1 + 2 + 2 + 2 + 1 + 8 + 8 + 16 + 1
 
 	flagDamaged   = 1
 	flagConfirmed = 2
@@ -158,6 +159,7 @@ func (h *shard) append(b []byte) []byte {
 	b = append(b, byte(h.index))
 	b = binary.BigEndian.AppendUint16(b, uint16(h.k))
 	b = binary.BigEndian.AppendUint16(b, uint16(h.m))
+	b = binary.BigEndian.AppendUint16(b, uint16(h.coded))
 	b = append(b, byte(h.rows))
 	b = binary.BigEndian.AppendUint64(b, uint64(h.cost))
 	b = binary.BigEndian.AppendUint64(b, h.expires)
@@ -233,11 +235,12 @@ func (r *reader) stamp() stamp   { return stamp{r.u64(), r.b32()} }
 
 func (r *reader) shard() (h shard) {
 	h = shard{stamp: r.stamp(), coding: r.b32(), slot: r.u64(), index: int(r.u8()),
-		k: int(r.u16()), m: int(r.u16()), rows: int(r.u8()),
+		k: int(r.u16()), m: int(r.u16()), coded: int(r.u16()), rows: int(r.u8()),
 		cost: int64(r.u64()), expires: r.u64(), put: PutID(r.take(16))}
 	flags := r.u8()
 	h.damaged, h.confirmed = flags&flagDamaged != 0, flags&flagConfirmed != 0
-	if flags&^(flagDamaged|flagConfirmed) != 0 || h.confirmed && h.put == (PutID{}) || h.rows == 0 || h.rows > pack.MaxBlocks || h.cost < 0 {
+	if flags&^(flagDamaged|flagConfirmed) != 0 || h.confirmed && h.put == (PutID{}) ||
+		h.coded < 1 || h.coded > h.k || h.rows == 0 || h.rows > pack.MaxBlocks || h.cost < 0 {
 		r.bad = true
 	}
 	return h

@@ -58,9 +58,9 @@ var goldenRecords = map[string]record{
 		shards: []shard{},
 	},
 	"record-shards": {shards: []shard{
-		{stamp: stamp{7, hashOf("a")}, coding: hashOf("b"), slot: 300, index: 19, k: 8, m: 12, rows: 16,
+		{stamp: stamp{7, hashOf("a")}, coding: hashOf("b"), slot: 300, index: 19, k: 8, m: 12, coded: 5, rows: 16,
 			cost: 4<<20 + 5, put: PutID{1, 2, 3}},
-		{stamp: stamp{6, hashOf("c")}, coding: hashOf("d"), slot: 2, index: 255, k: 256, m: 0, rows: 128,
+		{stamp: stamp{6, hashOf("c")}, coding: hashOf("d"), slot: 2, index: 255, k: 256, m: 0, coded: 256, rows: 128,
 			cost: 1, expires: 1800000000000, damaged: true},
 	}},
 }
@@ -88,6 +88,25 @@ func TestRecordsAreEncodedAsEver(t *testing.T) {
 		b[0]++
 		_, err = decodeRecord(b)
 		wantErr(t, err, ErrVersion)
+	}
+}
+
+func TestImpossibleShardsAreRefused(t *testing.T) {
+	good := goldenRecords["record-shards"].shards[0]
+	for name, edit := range map[string]func(*shard){
+		"no data shards":             func(h *shard) { h.coded = 0 },
+		"more data shards than k":    func(h *shard) { h.coded = 9 },
+		"no blocks":                  func(h *shard) { h.rows = 0 },
+		"more blocks than there are": func(h *shard) { h.rows = 129 },
+		"negative cost":              func(h *shard) { h.cost = -1 },
+		"confirmed without a put":    func(h *shard) { h.put, h.confirmed = PutID{}, true },
+	} {
+		h := good
+		edit(&h)
+		_, err := decodeRecord((&record{shards: []shard{h}}).encode())
+		if !errors.Is(err, ErrCorrupt) {
+			t.Errorf("%s: got %v, want %v", name, err, ErrCorrupt)
+		}
 	}
 }
 

@@ -275,7 +275,7 @@ func TestHaveAndOld(t *testing.T) {
 	wantErr(t, p.put(t, s, 2, PutID{}), ErrHave)
 	wantErr(t, p.renewed(12, 77).put(t, s, 2, PutID{1}), ErrHave)
 	h, err := s.Holding(p.id())
-	if err != nil || h.Number != 12 || h.Shard != 2 || h.K != 4 || h.M != 2 || h.Provisional {
+	if err != nil || h.Number != 12 || h.Shard != 2 || h.K != 4 || h.M != 2 || h.Coded != 4 || h.Provisional {
 		t.Errorf("got %+v, %v", h, err)
 	}
 	if m, err := s.Manifest(p.id()); err != nil || m.State.Expires != 77 {

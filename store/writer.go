@@ -83,6 +83,7 @@ func (s *Store) begin(ctx context.Context, m *pack.Manifest, index int, p PutID)
 		index:   index,
 		k:       m.State.K,
 		m:       m.State.M,
+		coded:   m.State.Coded,
 		rows:    g.ShardRows(index),
 		cost:    costOf(m, index, len(enc)),
 		expires: m.State.Expires,

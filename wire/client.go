@@ -224,12 +224,30 @@ func (e *HoldersError) Unwrap() error {
 // State tells a peer a new state of a pack: a renewal, another coding, a
 // deletion.
 func State(rw io.ReadWriter, st *pack.State) error {
-	b := append(newFrame(typeState, 0), st.Encode()...)
-	if len(b)-frameLen > pack.MaxManifest {
-		return fmt.Errorf("state: %d bytes, at most %d are allowed", len(b)-frameLen, pack.MaxManifest)
+	request, err := encodeState(typeState, st)
+	if err != nil {
+		return fmt.Errorf("state: %w", err)
 	}
-	_, _, err := ask(rw, b, replyOK)
+	_, _, err = ask(rw, request, replyOK)
 	return err
+}
+
+// GetState asks a peer for the newest state that it knows of a pack, which may
+// be a tombstone. It is checked to be of that pack; network and signature are
+// the caller's to verify, with [pack.State.Verify].
+func GetState(rw io.ReadWriter, id pack.ID) (*pack.State, error) {
+	_, head, err := ask(rw, encodeID(typeGetState, id), replyState)
+	if err != nil {
+		return nil, err
+	}
+	st, err := decodeState(head)
+	if err != nil {
+		return nil, fmt.Errorf("state of pack %s: %w", id.Short(), err)
+	}
+	if got := st.ID(); got != id {
+		return nil, fmt.Errorf("state of pack %s: %w: it sent that of pack %s", id.Short(), ErrProtocol, got.Short())
+	}
+	return st, nil
 }
 
 // GetFacts asks a peer about itself.

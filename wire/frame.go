@@ -24,6 +24,7 @@ const (
 	typeDeny     byte = 0x09
 	typeList     byte = 0x0a // the holders of one pack; follows typeHolders, is no request
 	typeGiveUp   byte = 0x0b
+	typeGetState byte = 0x0c
 
 	replyOK       byte = 0x80
 	replyGo       byte = 0x81 // send the shard
@@ -32,6 +33,7 @@ const (
 	replyManifest byte = 0x84
 	replyFacts    byte = 0x85
 	replyResults  byte = 0x86 // a status for each pack of typeHolders
+	replyState    byte = 0x87
 	replyRefused  byte = 0xff
 )
 
@@ -105,7 +107,7 @@ func replyLimit(typ byte) int {
 		return 0
 	case replyHoldings:
 		return MaxIDs * holdingLen
-	case replyManifest:
+	case replyManifest, replyState:
 		return pack.MaxManifest
 	case replyFacts:
 		return factsLen + 2*MaxName

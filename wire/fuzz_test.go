@@ -198,6 +198,20 @@ func FuzzClientManifest(f *testing.F) {
 	})
 }
 
+func FuzzClientState(f *testing.F) {
+	p := newSample(f, 36, 20_000, erasure.Scheme{K: 2, M: 1})
+	addReplies(f)
+	f.Add(frame(replyState, p.manifest.State.Encode()...))
+	f.Add(frame(replyState, p.manifest.State.Tombstone(1).Encode()...))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		st, err := GetState(says(b), p.manifest.ID())
+		checkError(t, err)
+		if err == nil && st.ID() != p.manifest.ID() {
+			t.Errorf("got a state of pack %s", st.ID())
+		}
+	})
+}
+
 func FuzzClientHolders(f *testing.F) {
 	addReplies(f)
 	lists := make([]PackHolders, asked)

@@ -43,20 +43,22 @@ func again[T any](typ byte, decode func([]byte) (T, error), encode func(T) ([]by
 }
 
 // Replies are read knowing how much was asked.
-const asked = 4
+const asked = 5
 
 func headers() map[string]header {
 	return map[string]header{
-		"store":    again(typeStore, decodeStore, (*StoreRequest).encode),
-		"read":     again(typeRead, decodeRead, func(q ReadRequest) ([]byte, error) { return q.encode() }),
-		"have":     again(typeHave, decodeHave, encodeHave),
-		"manifest": again(typeManifest, decodeID, func(id pack.ID) ([]byte, error) { return encodeID(typeManifest, id), nil }),
-		"holders":  again(typeHolders, decodeCount, encodeCount),
-		"list":     again(typeList, decodePackHolders, func(p PackHolders) ([]byte, error) { return p.encode() }),
-		"alive":    again(typeAlive, decodePut, func(p [16]byte) ([]byte, error) { return encodePut(typeAlive, p) }),
-		"give-up":  again(typeGiveUp, decodePut, func(p [16]byte) ([]byte, error) { return encodePut(typeGiveUp, p) }),
+		"store":     again(typeStore, decodeStore, (*StoreRequest).encode),
+		"read":      again(typeRead, decodeRead, func(q ReadRequest) ([]byte, error) { return q.encode() }),
+		"have":      again(typeHave, decodeHave, encodeHave),
+		"manifest":  again(typeManifest, decodeID, func(id pack.ID) ([]byte, error) { return encodeID(typeManifest, id), nil }),
+		"holders":   again(typeHolders, decodeCount, encodeCount),
+		"list":      again(typeList, decodePackHolders, func(p PackHolders) ([]byte, error) { return p.encode() }),
+		"alive":     again(typeAlive, decodePut, func(p [16]byte) ([]byte, error) { return encodePut(typeAlive, p) }),
+		"get-state": again(typeGetState, decodeID, func(id pack.ID) ([]byte, error) { return encodeID(typeGetState, id), nil }),
+		"give-up":   again(typeGiveUp, decodePut, func(p [16]byte) ([]byte, error) { return encodePut(typeGiveUp, p) }),
 		"reply-holdings": again(replyHoldings, func(b []byte) ([]Holding, error) { return decodeHoldings(b, asked) },
 			encodeHoldings),
+		"reply-state": again(replyState, decodeState, func(st *pack.State) ([]byte, error) { return encodeState(replyState, st) }),
 		"reply-facts": again(replyFacts, decodeFacts, func(f Facts) ([]byte, error) { return f.encode() }),
 		"reply-results": again(replyResults, func(b []byte) ([]Code, error) { return decodeResults(b, asked) },
 			func(cs []Code) ([]byte, error) { return encodeResults(cs), nil }),
@@ -69,24 +71,27 @@ func goldenFrames(tb testing.TB) map[string][]byte {
 	p := newSample(tb, 30, 10_000, erasure.Scheme{K: 2, M: 1})
 	id := pack.ID(bytes.Repeat([]byte{0xaa}, 32))
 	holders := []Holder{{"bob", 1}, {"alice", 2}, {"carol", 1}}
-	facts := Facts{Free: 1 << 40, Capacity: 2 << 40, Held: 3, Shards: 4, Zone: "Küche", Version: "v0.1.0", Now: time.UnixMilli(1_800_000_000_000)}
+	facts := Facts{Free: 1 << 40, Capacity: 2 << 40, Held: 3, Shards: 4, Zone: "Küche", Version: "v0.1.0", Now: time.UnixMilli(1_800_000_000_000), Boot: 0x0123456789abcdef}
 	return map[string][]byte{
-		"store":    mustEncode((&StoreRequest{Put: [16]byte{1, 2, 3}, Manifest: p.manifest, Shard: 2}).encode()),
-		"read":     mustEncode((&ReadRequest{ID: id, K: 8, M: 12, Shard: 19, Row: 3, Count: 5}).encode()),
-		"have":     mustEncode(encodeHave([]pack.ID{id, {1}})),
-		"manifest": mustEncode(encodeID(typeManifest, id), nil),
-		"holders":  mustEncode(encodeCount(256)),
-		"list":     mustEncode((&PackHolders{ID: id, Number: 1_800_000_000_000, Holders: holders}).encode()),
-		"alive":    mustEncode(encodePut(typeAlive, [16]byte{1, 2, 3})),
-		"give-up":  mustEncode(encodePut(typeGiveUp, [16]byte{1, 2, 3})),
+		"store":     mustEncode((&StoreRequest{Put: [16]byte{1, 2, 3}, Manifest: p.manifest, Shard: 2}).encode()),
+		"read":      mustEncode((&ReadRequest{ID: id, K: 8, M: 12, Shard: 19, Row: 3, Count: 5}).encode()),
+		"have":      mustEncode(encodeHave([]pack.ID{id, {1}})),
+		"manifest":  mustEncode(encodeID(typeManifest, id), nil),
+		"holders":   mustEncode(encodeCount(256)),
+		"list":      mustEncode((&PackHolders{ID: id, Number: 1_800_000_000_000, Holders: holders}).encode()),
+		"alive":     mustEncode(encodePut(typeAlive, [16]byte{1, 2, 3})),
+		"get-state": mustEncode(encodeID(typeGetState, id), nil),
+		"give-up":   mustEncode(encodePut(typeGiveUp, [16]byte{1, 2, 3})),
 		"reply-holdings": mustEncode(encodeHoldings([]Holding{
 			{},
 			{Held: true, Number: 1_800_000_000_000, Shard: 19, K: 8, M: 12},
 			{Held: true, Provisional: true, Number: 1_800_000_000_000, Shard: 0, K: 1, M: 255},
 			{Deleted: true, Number: 1_800_000_000_001},
+			{Held: true, Damaged: true, Number: 1_800_000_000_002, Shard: 3, K: 4, M: 6},
 		})),
+		"reply-state":   mustEncode(encodeState(replyState, &p.manifest.State)),
 		"reply-facts":   mustEncode(facts.encode()),
-		"reply-results": mustEncode(encodeResults([]Code{0, NotFound, Old, 0}), nil),
+		"reply-results": mustEncode(encodeResults([]Code{0, NotFound, Old, 0, Denied}), nil),
 		"reply-refused": mustEncode((&Refusal{Code: Full, Reason: "10 GiB of 10 GiB used"}).encode(), nil),
 	}
 }

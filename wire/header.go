@@ -15,7 +15,7 @@ const (
 	readLen    = 32 + 2 + 2 + 1 + 1 + 1
 	holdingLen = 1 + 8 + 1 + 2 + 2 // the longest
 	listFixed  = 32 + 8
-	factsLen   = 5*8 + 1 + 1 // without zone and version
+	factsLen   = 6*8 + 1 + 1 // without zone and version
 )
 
 // Status of a pack in a reply to have. On the wire: add at the end.
@@ -24,6 +24,7 @@ const (
 	statusHeld        = 1
 	statusProvisional = 2
 	statusDeleted     = 3
+	statusDamaged     = 4
 )
 
 // fields takes a header apart. The first error sticks; what is taken after it
@@ -276,6 +277,8 @@ func encodeHoldings(hs []Holding) ([]byte, error) {
 			return nil, fmt.Errorf("shard %d of %d+%d", h.Shard, h.K, h.M)
 		case h.Provisional:
 			b = append(b, statusProvisional)
+		case h.Damaged:
+			b = append(b, statusDamaged)
 		default:
 			b = append(b, statusHeld)
 		}
@@ -297,8 +300,8 @@ func decodeHoldings(b []byte, n int) ([]Holding, error) {
 		case statusNone:
 		case statusDeleted:
 			h.Deleted, h.Number = true, f.u64()
-		case statusHeld, statusProvisional:
-			h.Held, h.Provisional = true, status == statusProvisional
+		case statusHeld, statusProvisional, statusDamaged:
+			h.Held, h.Provisional, h.Damaged = true, status == statusProvisional, status == statusDamaged
 			h.Number, h.Shard, h.K, h.M = f.u64(), f.u8(), f.u16(), f.u16()
 			f.need(h.K >= 1 && h.K+h.M <= maxShards && h.Shard < h.K+h.M, "shard %d of %d+%d", h.Shard, h.K, h.M)
 		default:
@@ -319,6 +322,22 @@ func decodeID(b []byte) (pack.ID, error) {
 	f := fields{b: b}
 	id := f.id()
 	return id, f.end()
+}
+
+func encodeState(typ byte, st *pack.State) ([]byte, error) {
+	b := st.Encode()
+	if len(b) > pack.MaxManifest {
+		return nil, fmt.Errorf("a state of %d bytes, at most %d are allowed", len(b), pack.MaxManifest)
+	}
+	return append(newFrame(typ, len(b)), b...), nil
+}
+
+func decodeState(b []byte) (*pack.State, error) {
+	st, err := pack.DecodeState(b)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrProtocol, err)
+	}
+	return st, nil
 }
 
 func encodeCount(n int) ([]byte, error) {
@@ -395,7 +414,7 @@ func (t *Facts) encode() ([]byte, error) {
 	}
 	zone, version := clean(t.Zone, MaxName), clean(t.Version, MaxName)
 	b := newFrame(replyFacts, factsLen+len(zone)+len(version))
-	for _, n := range []uint64{t.Free, t.Capacity, t.Held, t.Shards, uint64(t.Now.UnixMilli())} {
+	for _, n := range []uint64{t.Free, t.Capacity, t.Held, t.Shards, uint64(t.Now.UnixMilli()), t.Boot} {
 		b = binary.BigEndian.AppendUint64(b, n)
 	}
 	b = append(b, byte(len(zone)))
@@ -410,6 +429,7 @@ func decodeFacts(b []byte) (Facts, error) {
 	ms := f.u64()
 	f.need(ms < 1<<50, "a clock %d ms after 1970", ms) // the year 37648
 	t.Now = time.UnixMilli(int64(ms)).UTC()
+	t.Boot = f.u64()
 	t.Zone, t.Version = f.name("zone"), f.name("version")
 	if err := f.end(); err != nil {
 		return Facts{}, err

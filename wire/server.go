@@ -49,6 +49,10 @@ type Handler interface {
 	// newer state is known.
 	State(ctx context.Context, from string, st *pack.State) error
 
+	// NewestState gives the newest state known of a pack, a tombstone too,
+	// [NotFound] where there is none.
+	NewestState(ctx context.Context, from string, id pack.ID) (*pack.State, error)
+
 	// Facts says what is to be known of this node.
 	Facts(ctx context.Context, from string) (Facts, error)
 
@@ -92,6 +96,7 @@ var dialects = map[int]dialect{
 		typeManifest: {32, serveManifest},
 		typeHolders:  {2, serveHolders},
 		typeState:    {pack.MaxManifest, serveState},
+		typeGetState: {32, serveGetState},
 		typeFacts:    {0, serveFacts},
 		typeAlive:    {16, serveAlive},
 		typeGiveUp:   {16, serveGiveUp},
@@ -408,11 +413,23 @@ func readList(r io.Reader) (PackHolders, error) {
 }
 
 func serveState(ctx context.Context, s *session, head []byte) error {
-	st, err := pack.DecodeState(head)
+	st, err := decodeState(head)
 	if err != nil {
-		return s.refuse(fmt.Errorf("state: %w: %w", ErrProtocol, err))
+		return s.refuse(fmt.Errorf("state: %w", err))
 	}
 	return s.ok(s.h.State(ctx, s.from, st))
+}
+
+func serveGetState(ctx context.Context, s *session, head []byte) error {
+	id, err := decodeID(head)
+	if err != nil {
+		return s.refuse(fmt.Errorf("newest state: %w", err))
+	}
+	st, err := s.h.NewestState(ctx, s.from, id)
+	if err != nil {
+		return s.refuse(err)
+	}
+	return s.answer(encodeState(replyState, st))
 }
 
 func serveFacts(ctx context.Context, s *session, _ []byte) error {

@@ -97,7 +97,7 @@ type Holding struct {
 	Shard       int
 	K, M        int  // of that state: the pack's data shards (k′) and parity shards
 	Provisional bool // the put that brought the shard has not been completed
-	Damaged     bool // some block of the shard is known to be unreadable
+	Damaged     bool // some block of the shard is known to be unreadable; not told of a provisional one
 }
 
 // PackHolders says who holds a pack: the full list.

@@ -19,6 +19,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
+	"pgregory.net/rapid"
 
 	"github.com/p2pfs/p2pfs/erasure"
 	"github.com/p2pfs/p2pfs/pack"
@@ -86,6 +87,7 @@ type memory struct {
 	calls   []string // what was asked, as text
 	shards  map[string]map[int][]byte
 	packs   map[pack.ID]*pack.Manifest
+	deleted map[pack.ID]*pack.State
 	aborted int
 	have    []Holding
 	facts   Facts
@@ -209,6 +211,20 @@ func (m *memory) Holders(_ context.Context, _ string, p PackHolders) error {
 func (m *memory) State(_ context.Context, _ string, st *pack.State) error {
 	m.called("state %s %d", st.ID().Short(), st.Number)
 	return m.otherErr
+}
+
+func (m *memory) NewestState(_ context.Context, _ string, id pack.ID) (*pack.State, error) {
+	if m.otherErr != nil {
+		return nil, m.otherErr
+	}
+	if st, ok := m.deleted[id]; ok {
+		return st, nil
+	}
+	p, ok := m.packs[id]
+	if !ok {
+		return nil, ErrNotFound
+	}
+	return &p.State, nil
 }
 
 func (m *memory) Facts(context.Context, string) (Facts, error) { return m.facts, m.otherErr }
@@ -359,10 +375,12 @@ func TestWhatIsAskedArrives(t *testing.T) {
 		{Held: true, Number: 7, Shard: 5, K: 4, M: 2},
 		{Held: true, Provisional: true, Number: 1 << 60, Shard: 255, K: 1, M: 255},
 		{Deleted: true, Number: 9},
+		{Held: true, Damaged: true, Number: 3, Shard: 1, K: 1, M: 1},
 	}
-	facts := Facts{Free: 1, Capacity: 1 << 63, Held: 3, Shards: 4, Zone: "cellar", Version: "v1.2.3", Now: time.UnixMilli(1_900_000_000_123).UTC()}
+	facts := Facts{Free: 1, Capacity: 1 << 63, Held: 3, Shards: 4, Zone: "cellar", Version: "v1.2.3", Now: time.UnixMilli(1_900_000_000_123).UTC(), Boot: 1<<64 - 1}
 	other := pack.ID{9}
 	tombstone := p.manifest.State.Tombstone(99)
+	deleted := newSample(t, 19, 4096, erasure.Scheme{K: 1}).manifest.State.Tombstone(98)
 	list := []Holder{{"carol", 3}, {"bob", 3}, {strings.Repeat("x", MaxPeer), 0}}
 	onEach(t, func(t *testing.T, open func(testing.TB) (a, b net.Conn)) {
 		for _, tt := range []struct {
@@ -371,13 +389,22 @@ func TestWhatIsAskedArrives(t *testing.T) {
 			want any
 			call string // what the handler is to be asked
 		}{
-			{"have", func(rw io.ReadWriter) (any, error) { return Have(rw, make([]pack.ID, 4)) }, holdings, ""},
+			{"have", func(rw io.ReadWriter) (any, error) { return Have(rw, make([]pack.ID, 5)) }, holdings, ""},
 			{"manifest", func(rw io.ReadWriter) (any, error) { return Manifest(rw, p.manifest.ID()) }, p.manifest, ""},
 			{"facts", func(rw io.ReadWriter) (any, error) { return GetFacts(rw) }, facts, ""},
 			{"state", func(rw io.ReadWriter) (any, error) { return nil, State(rw, &p.manifest.State) }, nil,
 				fmt.Sprintf("state %s %d", p.manifest.ID().Short(), p.manifest.State.Number)},
 			{"deletion", func(rw io.ReadWriter) (any, error) { return nil, State(rw, tombstone) }, nil,
 				fmt.Sprintf("state %s 99", p.manifest.ID().Short())},
+			{"newest state", func(rw io.ReadWriter) (any, error) { return GetState(rw, p.manifest.ID()) }, &p.manifest.State, ""},
+			{"newest state, deleted", func(rw io.ReadWriter) (any, error) { return GetState(rw, deleted.ID()) }, deleted, ""},
+			{"newest state of nothing", func(rw io.ReadWriter) (any, error) {
+				st, err := GetState(rw, other)
+				if st != nil {
+					return st, err
+				}
+				return CodeOf(err), nil
+			}, NotFound, ""},
 			{"alive", func(rw io.ReadWriter) (any, error) { return nil, Alive(rw, [16]byte{0xab}) }, nil,
 				"alive ab" + strings.Repeat("00", 15)},
 			{"give up", func(rw io.ReadWriter) (any, error) { return nil, GiveUp(rw, [16]byte{0xab}) }, nil,
@@ -407,6 +434,7 @@ func TestWhatIsAskedArrives(t *testing.T) {
 			t.Run(tt.name, func(t *testing.T) {
 				h := newMemory(p)
 				h.have, h.facts = holdings, facts
+				h.deleted = map[pack.ID]*pack.State{deleted.ID(): deleted}
 				conn, end := serving(t, open, h)
 				got, err := tt.ask(conn)
 				if err != nil {
@@ -485,12 +513,13 @@ func TestRefusalReachesTheSenderAtEveryStage(t *testing.T) {
 func TestRefusalComesOutOfEveryQuestion(t *testing.T) {
 	p := newSample(t, 5, 4096, erasure.Scheme{K: 1})
 	asks := map[string]func(io.ReadWriter) error{
-		"have":     func(rw io.ReadWriter) error { _, err := Have(rw, []pack.ID{{}}); return err },
-		"manifest": func(rw io.ReadWriter) error { _, err := Manifest(rw, p.manifest.ID()); return err },
-		"facts":    func(rw io.ReadWriter) error { _, err := GetFacts(rw); return err },
-		"state":    func(rw io.ReadWriter) error { return State(rw, &p.manifest.State) },
-		"alive":    func(rw io.ReadWriter) error { return Alive(rw, [16]byte{1}) },
-		"deny":     func(rw io.ReadWriter) error { return Deny(rw, []byte{1}) },
+		"have":         func(rw io.ReadWriter) error { _, err := Have(rw, []pack.ID{{}}); return err },
+		"manifest":     func(rw io.ReadWriter) error { _, err := Manifest(rw, p.manifest.ID()); return err },
+		"facts":        func(rw io.ReadWriter) error { _, err := GetFacts(rw); return err },
+		"state":        func(rw io.ReadWriter) error { return State(rw, &p.manifest.State) },
+		"newest state": func(rw io.ReadWriter) error { _, err := GetState(rw, p.manifest.ID()); return err },
+		"alive":        func(rw io.ReadWriter) error { return Alive(rw, [16]byte{1}) },
+		"deny":         func(rw io.ReadWriter) error { return Deny(rw, []byte{1}) },
 		"read": func(rw io.ReadWriter) error {
 			return Read(rw, ReadRequest{K: 1, Count: 3}, nil, nil, nil)
 		},
@@ -621,6 +650,7 @@ func TestBrokenRequestIsRefused(t *testing.T) {
 		{"have of half an ID", frame(typeHave, make([]byte, 48)...), Malformed},
 		{"manifest of half an ID", frame(typeManifest, make([]byte, 16)...), Malformed},
 		{"deny without list", frame(typeDeny), Malformed},
+		{"newest state of half an ID", frame(typeGetState, make([]byte, 16)...), Malformed},
 		{"state of noise", frame(typeState, make([]byte, 300)...), Malformed},
 		{"store of nothing", frame(typeStore), Malformed},
 		{"store: shard that is not there", edit(store, frameLen+16, 3), Malformed},
@@ -709,13 +739,14 @@ func TestLyingPeerIsNamed(t *testing.T) {
 	store := func(rw io.ReadWriter) error { _, err := Store(rw, p.request(0), apart); return err }
 	have := func(rw io.ReadWriter) error { _, err := Have(rw, make([]pack.ID, 2)); return err }
 	manifest := func(rw io.ReadWriter) error { _, err := Manifest(rw, id); return err }
+	state := func(rw io.ReadWriter) error { _, err := GetState(rw, id); return err }
 	facts := func(rw io.ReadWriter) error { _, err := GetFacts(rw); return err }
 	read := func(rw io.ReadWriter) error {
 		return Read(rw, ReadRequest{ID: id, K: 2, M: 1, Count: 2},
 			func(int) int { return 8 }, func(int) []byte { return make([]byte, 8) }, func(int, []byte, error) {})
 	}
 	other := newSample(t, 11, 4096, erasure.Scheme{K: 1}).manifest
-	zone := append(make([]byte, 40), "\x03\x1b[m\x00"...)
+	zone := append(make([]byte, 48), "\x03\x1b[m\x00"...)
 	for _, tt := range []struct {
 		name   string
 		ask    func(io.ReadWriter) error
@@ -739,10 +770,14 @@ func TestLyingPeerIsNamed(t *testing.T) {
 		{"noise for a manifest", manifest, frame(replyManifest, make([]byte, 100)...), pack.ErrCorrupt},
 		{"another manifest", manifest, frame(replyManifest, other.Encode()...), ErrProtocol},
 		{"endless manifest", manifest, []byte{replyManifest, 1, 0, 1}, ErrProtocol},
-		{"facts cut off", facts, frame(replyFacts, make([]byte, 41)...), ErrProtocol},
-		{"facts and more", facts, frame(replyFacts, make([]byte, 43)...), ErrProtocol},
+		{"noise for a state", state, frame(replyState, make([]byte, 100)...), pack.ErrCorrupt},
+		{"another state", state, frame(replyState, other.State.Encode()...), ErrProtocol},
+		{"a manifest for a state", state, frame(replyManifest, other.Encode()...), ErrProtocol},
+		{"endless state", state, []byte{replyState, 1, 0, 1}, ErrProtocol},
+		{"facts cut off", facts, frame(replyFacts, make([]byte, 49)...), ErrProtocol},
+		{"facts and more", facts, frame(replyFacts, make([]byte, 51)...), ErrProtocol},
 		{"zone that moves the cursor", facts, frame(replyFacts, zone...), ErrProtocol},
-		{"clock beyond all time", facts, frame(replyFacts, append(bytes.Repeat([]byte{0xff}, 40), 0, 0)...), ErrProtocol},
+		{"clock beyond all time", facts, frame(replyFacts, append(bytes.Repeat([]byte{0xff}, 48), 0, 0)...), ErrProtocol},
 		{"blocks cut off", read, slices.Concat(frame(replyOK), make([]byte, 12)), io.ErrUnexpectedEOF},
 		{"no blocks", read, frame(replyOK), io.ErrUnexpectedEOF},
 	} {
@@ -902,6 +937,7 @@ func TestLargestMessagesFit(t *testing.T) {
 		ask(func(rw io.ReadWriter) error { return Deny(rw, make([]byte, MaxList)) })
 		ask(func(rw io.ReadWriter) error { _, err := Manifest(rw, p.manifest.ID()); return err })
 		ask(func(rw io.ReadWriter) error { return State(rw, &p.manifest.State) })
+		ask(func(rw io.ReadWriter) error { _, err := GetState(rw, p.manifest.ID()); return err })
 		ask(func(rw io.ReadWriter) error {
 			got, err := Have(rw, make([]pack.ID, MaxIDs))
 			return errors.Join(err, same(have, got))
@@ -1019,6 +1055,47 @@ func TestErrorsBecomeCodes(t *testing.T) {
 	if got := CodeOf(nil); got != 0 {
 		t.Errorf("nil: got %v, want 0", got)
 	}
+}
+
+func TestAnyHoldingsArriveAsTheyAre(t *testing.T) {
+	holding := rapid.Custom(func(t *rapid.T) Holding {
+		number := rapid.Uint64().Draw(t, "number")
+		switch rapid.IntRange(0, 3).Draw(t, "kind") {
+		case 0:
+			return Holding{}
+		case 1:
+			return Holding{Deleted: true, Number: number}
+		}
+		n := rapid.IntRange(1, maxShards).Draw(t, "n")
+		k := rapid.IntRange(1, n).Draw(t, "k")
+		return Holding{Held: true, Number: number, Shard: rapid.IntRange(0, n-1).Draw(t, "shard"), K: k, M: n - k,
+			Provisional: rapid.Bool().Draw(t, "provisional"), Damaged: rapid.Bool().Draw(t, "damaged")}
+	})
+	rapid.Check(t, func(t *rapid.T) {
+		want := rapid.SliceOfN(holding, 1, 20).Draw(t, "holdings")
+		got, err := decodeHoldings(mustEncode(encodeHoldings(want))[frameLen:], len(want))
+		for i := range want {
+			want[i].Damaged = want[i].Damaged && !want[i].Provisional
+		}
+		if err := errors.Join(err, same(want, got)); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestAnyFactsArriveAsTheyAre(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		number := rapid.Uint64()
+		want := Facts{Free: number.Draw(t, "free"), Capacity: number.Draw(t, "capacity"), Held: number.Draw(t, "held"),
+			Shards: number.Draw(t, "shards"), Boot: number.Draw(t, "boot"),
+			Zone: rapid.String().Draw(t, "zone"), Version: rapid.String().Draw(t, "version"),
+			Now: time.UnixMilli(rapid.Int64Range(0, 1<<50-1).Draw(t, "now")).UTC()}
+		got, err := decodeFacts(mustEncode(want.encode())[frameLen:])
+		want.Zone, want.Version = clean(want.Zone, MaxName), clean(want.Version, MaxName)
+		if err := errors.Join(err, same(want, got)); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 func TestReasonIsFitForPeople(t *testing.T) {

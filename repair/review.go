@@ -1,0 +1,369 @@
+package repair
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/p2pfs/p2pfs/pack"
+	"github.com/p2pfs/p2pfs/store"
+)
+
+// Level says how many packs survive how many further losses.
+type Level struct {
+	Survives int // live − k′; negative: not restorable now
+	Packs    int
+}
+
+// PackSummary is how a pack is, as a review saw it.
+type PackSummary struct {
+	ID       pack.ID
+	K, M     int
+	Live     int
+	Counted  int
+	Verified time.Time // when the oldest sample was taken that Live rests on; zero: none was of some shard
+	Unknown  int       // live shards of which no sample was ever taken here
+	Repair   Work
+}
+
+// Survives is how many further losses the pack survives.
+func (p *PackSummary) Survives() int { return p.Live - p.K }
+
+// Work is what is to be done about a pack.
+type Work string
+
+// The kinds of work.
+const (
+	Nothing  Work = ""
+	Pending  Work = "due"      // repair is due
+	Hurry    Work = "urgent"   // it is due at once
+	Running  Work = "running"  // it is being done here
+	Unplaced Work = "unplaced" // too few peers take the shards that are missing
+	Lost     Work = "lost"     // fewer than k′ shards are left
+)
+
+// Summary is what the last review saw of all packs held here.
+type Summary struct {
+	At       time.Time
+	Packs    int
+	Bytes    int64   // of the shards held here
+	Levels   []Level // worst first
+	Worst    []PackSummary
+	Due      int
+	Unplaced int
+	Lost     int
+	Away     int // co-holders that do not answer, within the grace and beyond
+	Peers    int // co-holders
+}
+
+// worstListed is how many packs a summary lists.
+const worstListed = 100
+
+// Summary gives what the last review saw.
+func (k *Keeper) Summary() Summary {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.summary
+}
+
+// Dirty is signaled when something has changed that a review should look at.
+func (k *Keeper) Dirty() <-chan struct{} { return k.dirty }
+
+// Review looks at every pack held here and notes what is to be done.
+func (k *Keeper) Review(ctx context.Context) error {
+	select {
+	case <-k.dirty:
+	default:
+	}
+	r := review{k: k, now: k.Clock.Now(), packs: make(map[string]int), levels: make(map[int]int),
+		due: make(map[pack.ID]*due), twins: make(map[pack.ID]bool), asks: make(map[string][]pack.ID)}
+	for p, err := range k.Shelf.Walk(ctx, pack.ID{}) {
+		if err != nil {
+			return err
+		}
+		r.look(p)
+	}
+	if err := k.prune(r.stale); err != nil && !errors.Is(err, store.ErrClosed) {
+		k.Log.Warn("holders not written down", "err", err)
+	}
+	r.end()
+	return nil
+}
+
+// review is one Review.
+type review struct {
+	k      *Keeper
+	now    time.Time
+	sum    Summary
+	packs  map[string]int // shared with each peer
+	levels map[int]int
+	due    map[pack.ID]*due
+	twins  map[pack.ID]bool
+	rotten []pack.ID
+	stale  []pack.ID            // with entries that say nothing any more
+	asks   map[string][]pack.ID // never heard to hold what a list says
+}
+
+// sights says how present the holders of a pack are, this peer among them.
+// mu is held.
+func (k *Keeper) sights(p store.Pack, now time.Time) []Sight {
+	own := p.Held[0]
+	seen := make([]Sight, 0, len(p.Holders)+1)
+	for _, h := range p.Held {
+		if h.Deleted || h.Provisional || h.Number != own.Number {
+			continue
+		}
+		s := Sight{Shard: h.Shard, Peer: k.Self, Presence: Present}
+		if h.Damaged {
+			s.Presence = Gone
+		}
+		seen = append(seen, s)
+	}
+	for _, h := range p.Holders {
+		if h.Peer == k.Self {
+			continue
+		}
+		s := Sight{Shard: h.Shard, Peer: h.Peer, Presence: k.presence(h.Peer, now)}
+		if h.Failed != 0 {
+			s.Presence = Gone
+		}
+		seen = append(seen, s)
+	}
+	return seen
+}
+
+// confirmed tells whether a pack is one to care for.
+func confirmed(p store.Pack) bool {
+	return len(p.Held) > 0 && !p.Held[0].Deleted && !p.Held[0].Provisional
+}
+
+// look takes in one pack.
+func (r *review) look(p store.Pack) {
+	if !confirmed(p) {
+		return
+	}
+	k, own := r.k, p.Held[0]
+	r.sum.Packs++
+	for _, h := range p.Held {
+		r.sum.Bytes += h.Bytes
+		if h.Damaged && h.Number == own.Number {
+			r.rotten = append(r.rotten, p.ID)
+		}
+	}
+	k.mu.Lock()
+	seen := k.sights(p, r.now)
+	k.mu.Unlock()
+	v := Diagnose(own.Coded, own.M, seen)
+	r.levels[v.Live-own.Coded]++
+	for _, h := range p.Holders {
+		if h.Peer == k.Self {
+			continue
+		}
+		r.packs[h.Peer]++
+		if h.Heard == 0 {
+			r.asks[h.Peer] = append(r.asks[h.Peer], p.ID)
+		}
+	}
+	r.spare(p, seen, v)
+	s := PackSummary{ID: p.ID, K: own.Coded, M: own.M, Live: v.Live, Counted: v.Counted, Repair: Nothing}
+	s.sample(p, seen, k.Self)
+	switch {
+	case v.Lost:
+		s.Repair = Lost
+		r.sum.Lost++
+	case v.Due:
+		s.Repair = Pending
+		if v.Urgent {
+			s.Repair = Hurry
+		}
+	}
+	if v.Due && len(v.Missing) > 0 {
+		rank := 0
+		for _, x := range seen {
+			if x.Presence == Present && x.Peer != k.Self && k.Dir.Compare(p.ID, x.Peer, k.Self) < 0 {
+				rank++
+			}
+		}
+		if d := r.keep(p.ID, &due{since: r.now, verdict: v, rank: rank}); d != nil && d.noPlace && !v.Lost {
+			s.Repair = Unplaced
+			r.sum.Unplaced++
+		}
+		r.sum.Due++
+	}
+	r.note(s)
+}
+
+// keep puts a pack among those due, which is bounded: where there are too many
+// the next review finds the rest.
+func (r *review) keep(id pack.ID, d *due) *due {
+	k := r.k
+	k.mu.Lock()
+	if old := k.due[id]; old != nil {
+		d.since, d.next, d.tries, d.noPlace = old.since, old.next, old.tries, old.noPlace
+		if d.verdict.Urgent && !old.verdict.Urgent {
+			d.since = r.now // its turns are others
+		}
+	}
+	k.mu.Unlock()
+	if len(r.due) < maxQueue {
+		r.due[id] = d
+	}
+	return d
+}
+
+// sample says what is known of the live shards from blocks that were seen.
+func (s *PackSummary) sample(p store.Pack, seen []Sight, self string) {
+	oldest := int64(0)
+	for shard, peer := range Match(s.K+s.M, seen, Present) {
+		if peer == self {
+			continue // scrubbed, and checked at every read
+		}
+		at := slices.IndexFunc(p.Holders, func(h store.Holder) bool { return h.Peer == peer && h.Shard == shard })
+		if at < 0 || p.Holders[at].Verified == 0 {
+			s.Unknown++
+		} else if v := p.Holders[at].Verified; oldest == 0 || v < oldest {
+			oldest = v
+		}
+	}
+	if oldest != 0 {
+		s.Verified = time.UnixMilli(oldest)
+	}
+}
+
+// note lists a pack among the worst, if it is.
+func (r *review) note(s PackSummary) {
+	if s.Repair == Nothing && len(r.sum.Worst) >= worstListed && s.Survives() >= r.sum.Worst[len(r.sum.Worst)-1].Survives() {
+		return
+	}
+	at, _ := slices.BinarySearchFunc(r.sum.Worst, s, func(a, b PackSummary) int {
+		if c := a.Survives() - b.Survives(); c != 0 {
+			return c
+		}
+		return compareIDs(a.ID, b.ID)
+	})
+	r.sum.Worst = slices.Insert(r.sum.Worst, at, s)
+	if len(r.sum.Worst) > worstListed {
+		r.sum.Worst = r.sum.Worst[:worstListed]
+	}
+}
+
+// spare looks for what is held twice, and for entries that say nothing.
+func (r *review) spare(p store.Pack, seen []Sight, v Verdict) {
+	k, n := r.k, p.Held[0].Coded+p.Held[0].M
+	own := p.Held[0]
+	if !own.Damaged && len(r.twins) < maxQueue {
+		without := slices.DeleteFunc(slices.Clone(seen), func(s Sight) bool { return s.Peer == k.Self && s.Shard == own.Shard })
+		if len(without) < len(seen) && len(Match(n, without, Present)) == v.Live && v.Live > 0 {
+			for _, s := range without {
+				if s.Shard == own.Shard && s.Presence == Present && k.Dir.Compare(p.ID, s.Peer, k.Self) < 0 {
+					r.twins[p.ID] = true
+				}
+			}
+		}
+	}
+	for _, h := range p.Holders {
+		if h.Peer == k.Self || h.Failed != 0 || r.live(seen, h) {
+			continue
+		}
+		// Of a peer that has been gone for long nothing is to be known any
+		// more; if it comes back it says so itself.
+		if h.Heard == 0 || v.Counted == n || r.now.Sub(time.UnixMilli(max(h.Heard, h.Failed))) > forgetAfter {
+			r.stale = append(r.stale, p.ID)
+			return
+		}
+	}
+}
+
+// forgetAfter is how long a holder that is gone stays on the list of a pack
+// that lacks shards.
+const forgetAfter = 90 * 24 * time.Hour
+
+// live tells whether an entry counts.
+func (r *review) live(seen []Sight, h store.Holder) bool {
+	return slices.ContainsFunc(seen, func(s Sight) bool { return s.Peer == h.Peer && s.Shard == h.Shard && s.Presence >= Absent })
+}
+
+// prune removes from lists of holders the entries that are gone, where their
+// shards are held by others. One that failed an audit stays: it is not to be
+// given the shard again.
+func (k *Keeper) prune(ids []pack.ID) error {
+	now := k.Clock.Now()
+	for part := range slices.Chunk(ids, 256) {
+		k.mu.Lock()
+		away := make(map[string]bool)
+		for p := range k.peers {
+			away[p] = k.presence(p, now) == Gone
+		}
+		k.mu.Unlock()
+		err := k.Shelf.UpdateHolders(part, func(p store.Pack) []store.Holder {
+			if !confirmed(p) {
+				return nil
+			}
+			out := []store.Holder{}
+			for _, h := range p.Holders {
+				if h.Peer != k.Self && away[h.Peer] && h.Failed == 0 {
+					continue
+				}
+				out = append(out, h)
+			}
+			if len(out) == len(p.Holders) {
+				return nil
+			}
+			return out
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// end makes what was found what is to be done.
+func (r *review) end() {
+	k := r.k
+	for s, n := range r.levels {
+		r.sum.Levels = append(r.sum.Levels, Level{s, n})
+	}
+	slices.SortFunc(r.sum.Levels, func(a, b Level) int { return a.Survives - b.Survives })
+	r.sum.At = r.now
+	for p, ids := range r.asks {
+		k.later(p, ids)
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for p, w := range k.peers {
+		w.packs = r.packs[p]
+		if w.packs == 0 && len(w.ask) == 0 && w.silent == 0 {
+			delete(k.peers, p)
+		}
+	}
+	for p, n := range r.packs {
+		w := k.peer(p)
+		if w == nil {
+			continue
+		}
+		w.packs = n
+		r.sum.Peers++
+		if !w.away.IsZero() || !w.mute.IsZero() {
+			r.sum.Away++
+		}
+	}
+	for i := range r.sum.Worst {
+		if s := &r.sum.Worst[i]; k.busy[s.ID] {
+			s.Repair = Running
+		}
+	}
+	k.due, k.rotten = r.due, r.rotten
+	for id := range k.twins {
+		if !r.twins[id] {
+			delete(k.twins, id)
+		}
+	}
+	for id := range r.twins {
+		if _, ok := k.twins[id]; !ok {
+			k.twins[id] = r.now
+		}
+	}
+	k.summary = r.sum
+}
