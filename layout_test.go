@@ -96,6 +96,7 @@ var reasons = map[string]string{
 	"github.com/libp2p/zeroconf/v2":         "mDNS, also for those who only look",
 	"github.com/multiformats/go-multiaddr":  "libp2p's addresses",
 	"github.com/multiformats/go-multihash":  "the DHT's keys",
+	"github.com/prometheus/client_golang":   "metrics, in the graph with libp2p anyway",
 	"github.com/rogpeppe/go-internal":       "command-line tests as scripts",
 	"github.com/spf13/cobra":                "commands, flags, completion",
 	"github.com/zeebo/blake3":               "BLAKE3 at 3.6 GB/s a core",

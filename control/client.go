@@ -73,16 +73,22 @@ func (c *Client) put(ctx context.Context, q node.PutRequest, body io.ReadCloser,
 		return node.PutResult{}, err
 	}
 	defer resp.Body.Close()
-	for lines := json.NewDecoder(resp.Body); ; {
-		var l putLine
+	return readLines[node.Progress, node.PutResult](ctx, resp.Body, progress)
+}
+
+// readLines reads the lines of an answer up to its result or error.
+func readLines[P, R any](ctx context.Context, r io.Reader, progress func(P)) (R, error) {
+	var none R
+	for lines := json.NewDecoder(r); ; {
+		var l line[P, R]
 		if err := lines.Decode(&l); err != nil {
-			return node.PutResult{}, lost(ctx, err)
+			return none, lost(ctx, err)
 		}
 		switch {
 		case l.Result != nil:
 			return *l.Result, nil
 		case l.Error != nil && l.Error.Code != node.OK:
-			return node.PutResult{}, l.Error.err()
+			return none, l.Error.err()
 		case l.Progress != nil && progress != nil:
 			progress(*l.Progress)
 		}
@@ -158,6 +164,47 @@ func (c *Client) Stat(ctx context.Context, source string) (node.Stat, error) {
 		s.Name = string(s.RawName)
 	}
 	return s.Stat, err
+}
+
+// Health asks the node for Health.
+func (c *Client) Health(ctx context.Context, source string) (node.Health, error) {
+	var h node.Health
+	err := c.call(ctx, http.MethodGet, "health", url.Values{"source": {source}}, &h)
+	return h, err
+}
+
+// Repair has the node repair source.
+func (c *Client) Repair(ctx context.Context, source string, progress func(node.RepairProgress)) (node.RepairResult, error) {
+	resp, err := c.send(ctx, http.MethodPost, "repair", url.Values{"source": {source}}, nil)
+	if err != nil {
+		return node.RepairResult{}, err
+	}
+	defer resp.Body.Close()
+	return readLines[node.RepairProgress, node.RepairResult](ctx, resp.Body, progress)
+}
+
+// Leave has the node hand its shards over and end.
+func (c *Client) Leave(ctx context.Context, progress func(node.LeaveProgress)) (node.LeaveResult, error) {
+	resp, err := c.send(ctx, http.MethodPost, "leave", nil, nil)
+	if err != nil {
+		return node.LeaveResult{}, err
+	}
+	defer resp.Body.Close()
+	return readLines[node.LeaveProgress, node.LeaveResult](ctx, resp.Body, progress)
+}
+
+// Remove has the node delete what source names.
+func (c *Client) Remove(ctx context.Context, source string) (node.RemoveResult, error) {
+	var r node.RemoveResult
+	err := c.call(ctx, http.MethodPost, "remove", url.Values{"source": {source}}, &r)
+	return r, err
+}
+
+// Link asks the node for a link.
+func (c *Client) Link(ctx context.Context, source string, verify bool) (string, error) {
+	var a linkAnswer
+	err := c.call(ctx, http.MethodGet, "link", url.Values{"source": {source}, "verify": {strconv.FormatBool(verify)}}, &a)
+	return a.Link, err
 }
 
 // Peers asks the node for Peers.

@@ -40,6 +40,24 @@ type API interface {
 	// Stat says what source is and how safe it is now.
 	Stat(ctx context.Context, source string) (node.Stat, error)
 
+	// Health says how safe the packs of source are by what has been verified;
+	// with "", those that the node holds shards of.
+	Health(ctx context.Context, source string) (node.Health, error)
+
+	// Repair checks every shard of source and rebuilds what is missing.
+	// progress may be nil.
+	Repair(ctx context.Context, source string, progress func(node.RepairProgress)) (node.RepairResult, error)
+
+	// Leave hands the node's shards over; when it has returned without an
+	// error the node ends. progress may be nil.
+	Leave(ctx context.Context, progress func(node.LeaveProgress)) (node.LeaveResult, error)
+
+	// Remove deletes what the home has put under source.
+	Remove(ctx context.Context, source string) (node.RemoveResult, error)
+
+	// Link gives a link to source, with verify one that lets nothing be read.
+	Link(ctx context.Context, source string, verify bool) (string, error)
+
 	// Peers lists the known members of the network.
 	Peers(ctx context.Context) ([]node.Peer, error)
 
@@ -139,12 +157,12 @@ func Causes(err error) []string {
 	return all
 }
 
-// putLine is one line of the answer to a put: progress any number of times,
-// then a result or an error.
-type putLine struct {
-	Progress *node.Progress  `json:"progress,omitempty"`
-	Result   *node.PutResult `json:"result,omitempty"`
-	Error    *wireError      `json:"error,omitempty"`
+// line is one line of the answer to a request that takes long: progress any
+// number of times, then a result or an error.
+type line[P, R any] struct {
+	Progress *P         `json:"progress,omitempty"`
+	Result   *R         `json:"result,omitempty"`
+	Error    *wireError `json:"error,omitempty"`
 }
 
 // fileInfo is a node.FileInfo on its way. JSON has no place for bytes that are
@@ -158,6 +176,11 @@ type fileInfo struct {
 type stat struct {
 	node.Stat
 	RawName []byte `json:"raw_name,omitempty"`
+}
+
+// linkAnswer is the answer to a request for a link.
+type linkAnswer struct {
+	Link string `json:"link"`
 }
 
 // inviteAnswer is the answer to an invite.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -35,12 +36,30 @@ func TestRequestsAndAnswersArriveWhole(t *testing.T) {
 	}
 	var got call
 	wantStat := node.Stat{Kind: "file", Name: "a\xff.pdf", Mode: 0o640, ModTime: moment, Bytes: 1 << 40, Packs: 3, K: 8, N: 20, Live: 7, Survives: -1}
+	wantHealth := node.Health{
+		Kind: "verify", Packs: 2, Bytes: 1 << 40, K: 8, N: 20, Live: 7, Unknown: 3, Survives: -1, Verified: moment,
+		Levels: []node.HealthLevel{{Survives: -1, Packs: 1}, {Survives: 12, Packs: 1}},
+		Worst:  []node.PackHealth{{ID: "3f", K: 8, N: 20, Live: 7, Unknown: 3, Survives: -1, Verified: moment, Repair: "lost"}},
+	}
+	wantRemoved := node.RemoveResult{Packs: 3, Kept: 1, Told: 19, Untold: 1, Bytes: 1 << 40}
 	wantPeers := []node.Peer{{ID: "12D3KooWx", Addrs: []string{"/ip4/1.2.3.4/tcp/1"}, LatencyMS: 1.5, LastSeen: moment}}
 	wantStatus := node.Status{ID: "12D3KooWy", Network: "ab", Addrs: []string{}, Running: true, Peers: 19}
 	c, _, _ := serve(t, &fake{
 		stat: func(_ context.Context, s string) (node.Stat, error) {
 			got = call{"stat", s}
 			return wantStat, nil
+		},
+		health: func(_ context.Context, s string) (node.Health, error) {
+			got = call{"health", s}
+			return wantHealth, nil
+		},
+		remove: func(_ context.Context, s string) (node.RemoveResult, error) {
+			got = call{"remove", s}
+			return wantRemoved, nil
+		},
+		link: func(_ context.Context, s string, verify bool) (string, error) {
+			got = call{"link", fmt.Sprint(s, verify)}
+			return "p2pfs:v", nil
 		},
 		peers:  func() ([]node.Peer, error) { return wantPeers, nil },
 		status: func(context.Context) (node.Status, error) { return wantStatus, nil },
@@ -58,6 +77,17 @@ func TestRequestsAndAnswersArriveWhole(t *testing.T) {
 	s, err := c.Stat(ctx, "home:a b&c=\xff+%")
 	check(t, err, s, wantStat)
 	check(t, nil, got, call{"stat", "home:a b&c=\xff+%"})
+	h, err := c.Health(ctx, "home:a&b")
+	check(t, err, h, wantHealth)
+	check(t, nil, got, call{"health", "home:a&b"})
+	_, err = c.Health(ctx, "")
+	check(t, err, got, call{"health", ""})
+	rm, err := c.Remove(ctx, "p2pfs:x")
+	check(t, err, rm, wantRemoved)
+	check(t, nil, got, call{"remove", "p2pfs:x"})
+	link, err := c.Link(ctx, "p2pfs:x", true)
+	check(t, err, link, "p2pfs:v")
+	check(t, nil, got, call{"link", "p2pfs:xtrue"})
 	ps, err := c.Peers(ctx)
 	check(t, err, ps, wantPeers)
 	st, err := c.Status(ctx)
@@ -75,6 +105,70 @@ func check[T any](t *testing.T, err error, got, want T) {
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("want - got +:\n%s", d)
+	}
+}
+
+func TestLongRequestsTellProgressAndResult(t *testing.T) {
+	t.Parallel()
+	told := make(chan struct{})
+	wantRepair := node.RepairResult{Packs: 33, Checked: 660, Rebuilt: 7, Unplaced: 1, Lost: 2, Bytes: 1 << 40, Seconds: 1.5, Partial: true}
+	wantLeave := node.LeaveResult{Shards: 9, Handed: 8, Left: 1, Bytes: 1 << 40, Reasons: []string{"no peer had space"}}
+	c, _, _ := serve(t, &fake{
+		repair: func(_ context.Context, source string, progress func(node.RepairProgress)) (node.RepairResult, error) {
+			if source != "p2pfs:a&b" {
+				t.Errorf("repair: got source %q", source)
+			}
+			progress(node.RepairProgress{Done: 5, Total: 33})
+			<-told
+			return wantRepair, nil
+		},
+		leave: func(_ context.Context, progress func(node.LeaveProgress)) (node.LeaveResult, error) {
+			progress(node.LeaveProgress{Done: 1, Total: 9, Bytes: 77})
+			<-told
+			return wantLeave, nil
+		},
+	})
+	r, err := c.Repair(t.Context(), "p2pfs:a&b", func(p node.RepairProgress) {
+		if p == (node.RepairProgress{Done: 5, Total: 33}) {
+			told <- struct{}{}
+		}
+	})
+	check(t, err, r, wantRepair)
+	l, err := c.Leave(t.Context(), func(p node.LeaveProgress) {
+		if p == (node.LeaveProgress{Done: 1, Total: 9, Bytes: 77}) {
+			told <- struct{}{}
+		}
+	})
+	check(t, err, l, wantLeave)
+}
+
+// A node that has left ends while the answer to its leave may still be on its
+// way.
+func TestAnswerToLeaveArrivesAlthoughTheNodeEnds(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "s", "node.sock")
+	ln, err := Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	want := node.LeaveResult{Shards: 2, Handed: 2}
+	served := make(chan error, 1)
+	go func() {
+		served <- Serve(ctx, ln, &fake{leave: func(context.Context, func(node.LeaveProgress)) (node.LeaveResult, error) {
+			stop()
+			return want, nil
+		}}, slog.New(slog.DiscardHandler))
+	}()
+	c, err := Dial(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	got, err := c.Leave(t.Context(), nil)
+	check(t, err, got, want)
+	if err := <-served; err != nil {
+		t.Errorf("got %v at the end of Serve, want nil", err)
 	}
 }
 
@@ -173,6 +267,15 @@ func TestErrorsArriveWithCodeHintAndCauses(t *testing.T) {
 			return sent
 		},
 		stat:   func(context.Context, string) (node.Stat, error) { return node.Stat{}, sent },
+		health: func(context.Context, string) (node.Health, error) { return node.Health{}, sent },
+		repair: func(context.Context, string, func(node.RepairProgress)) (node.RepairResult, error) {
+			return node.RepairResult{}, sent
+		},
+		leave: func(context.Context, func(node.LeaveProgress)) (node.LeaveResult, error) {
+			return node.LeaveResult{}, sent
+		},
+		remove: func(context.Context, string) (node.RemoveResult, error) { return node.RemoveResult{}, sent },
+		link:   func(context.Context, string, bool) (string, error) { return "", sent },
 		peers:  func() ([]node.Peer, error) { return nil, sent },
 		status: func(context.Context) (node.Status, error) { return node.Status{}, sent },
 		invite: func(time.Duration) (string, error) { return "", sent },
@@ -181,6 +284,11 @@ func TestErrorsArriveWithCodeHintAndCauses(t *testing.T) {
 	ctx := t.Context()
 	_, putErr := c.Put(ctx, node.PutRequest{Size: 64 << 20}, &zeros{n: 64 << 20, err: io.EOF}, nil) // more than sockets buffer
 	_, statErr := c.Stat(ctx, "x")
+	_, healthErr := c.Health(ctx, "x")
+	_, repairErr := c.Repair(ctx, "x", nil)
+	_, leaveErr := c.Leave(ctx, nil)
+	_, removeErr := c.Remove(ctx, "x")
+	_, linkErr := c.Link(ctx, "x", false)
 	_, peersErr := c.Peers(ctx)
 	_, statusErr := c.Status(ctx)
 	_, inviteErr := c.Invite(ctx, 1)
@@ -189,6 +297,11 @@ func TestErrorsArriveWithCodeHintAndCauses(t *testing.T) {
 		"get":      c.Get(ctx, node.GetRequest{Source: "early"}, nil, nil),
 		"late get": c.Get(ctx, node.GetRequest{Source: "late", Length: -1}, func(node.FileInfo) (io.Writer, error) { return io.Discard, nil }, nil),
 		"stat":     statErr,
+		"health":   healthErr,
+		"repair":   repairErr,
+		"leave":    leaveErr,
+		"remove":   removeErr,
+		"link":     linkErr,
 		"peers":    peersErr,
 		"status":   statusErr,
 		"invite":   inviteErr,
@@ -235,7 +348,7 @@ func TestBrokenGetIsNeverWhole(t *testing.T) {
 	}
 }
 
-func TestPutWithoutResultHasFailed(t *testing.T) {
+func TestLongRequestWithoutResultHasFailed(t *testing.T) {
 	t.Parallel()
 	for name, answer := range map[string]string{
 		"cut":              "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
@@ -249,6 +362,9 @@ func TestPutWithoutResultHasFailed(t *testing.T) {
 			_, err := answerWith(t, answer).Put(t.Context(), node.PutRequest{}, strings.NewReader("x"), nil)
 			if node.CodeOf(err) != node.Failed || strings.Contains(err.Error(), "/v1/") {
 				t.Errorf("got %v, want an error without the URL", err)
+			}
+			if _, err := answerWith(t, answer).Leave(t.Context(), nil); node.CodeOf(err) != node.Failed {
+				t.Errorf("leave: got %v, want an error", err)
 			}
 		})
 	}
@@ -339,6 +455,12 @@ func TestCancelledClientCancelsTheNodesWork(t *testing.T) {
 			return wait(ctx)
 		},
 		stat: func(ctx context.Context, _ string) (node.Stat, error) { return node.Stat{}, wait(ctx) },
+		repair: func(ctx context.Context, _ string, _ func(node.RepairProgress)) (node.RepairResult, error) {
+			return node.RepairResult{}, wait(ctx)
+		},
+		leave: func(ctx context.Context, _ func(node.LeaveProgress)) (node.LeaveResult, error) {
+			return node.LeaveResult{}, wait(ctx)
+		},
 	})
 	put := func(name string) func(context.Context) error {
 		return func(ctx context.Context) error {
@@ -356,7 +478,9 @@ func TestCancelledClientCancelsTheNodesWork(t *testing.T) {
 	for name, f := range map[string]func(context.Context) error{
 		"put that reads": put("reading"), "put that waits": put("waiting"),
 		"get": get(""), "get begun": get("begun"),
-		"stat": func(ctx context.Context) error { _, err := c.Stat(ctx, ""); return err },
+		"stat":   func(ctx context.Context) error { _, err := c.Stat(ctx, ""); return err },
+		"repair": func(ctx context.Context) error { _, err := c.Repair(ctx, "", nil); return err },
+		"leave":  func(ctx context.Context) error { _, err := c.Leave(ctx, nil); return err },
 	} {
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)

@@ -17,6 +17,11 @@ type fake struct {
 	put    func(context.Context, node.PutRequest, io.Reader, func(node.Progress)) (node.PutResult, error)
 	get    func(context.Context, node.GetRequest, func(node.FileInfo) (io.Writer, error)) error
 	stat   func(context.Context, string) (node.Stat, error)
+	health func(context.Context, string) (node.Health, error)
+	repair func(context.Context, string, func(node.RepairProgress)) (node.RepairResult, error)
+	leave  func(context.Context, func(node.LeaveProgress)) (node.LeaveResult, error)
+	remove func(context.Context, string) (node.RemoveResult, error)
+	link   func(context.Context, string, bool) (string, error)
 	peers  func() ([]node.Peer, error)
 	status func(context.Context) (node.Status, error)
 	invite func(time.Duration) (string, error)
@@ -34,6 +39,27 @@ func (f *fake) Get(ctx context.Context, q node.GetRequest, begin func(node.FileI
 func (f *fake) Stat(ctx context.Context, source string) (node.Stat, error) {
 	return f.stat(ctx, source)
 }
+
+func (f *fake) Health(ctx context.Context, source string) (node.Health, error) {
+	return f.health(ctx, source)
+}
+
+func (f *fake) Repair(ctx context.Context, source string, p func(node.RepairProgress)) (node.RepairResult, error) {
+	return f.repair(ctx, source, p)
+}
+
+func (f *fake) Leave(ctx context.Context, p func(node.LeaveProgress)) (node.LeaveResult, error) {
+	return f.leave(ctx, p)
+}
+
+func (f *fake) Remove(ctx context.Context, source string) (node.RemoveResult, error) {
+	return f.remove(ctx, source)
+}
+
+func (f *fake) Link(ctx context.Context, source string, verify bool) (string, error) {
+	return f.link(ctx, source, verify)
+}
+
 func (f *fake) Peers(context.Context) ([]node.Peer, error)                { return f.peers() }
 func (f *fake) Status(ctx context.Context) (node.Status, error)           { return f.status(ctx) }
 func (f *fake) Invite(_ context.Context, d time.Duration) (string, error) { return f.invite(d) }

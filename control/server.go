@@ -19,9 +19,9 @@ import (
 )
 
 const (
-	// beatPeriod is how often a put's client hears from the node, whether or
-	// not there is news. A client that is gone is noticed by it too: while a
-	// put waits for peers nobody reads its request.
+	// beatPeriod is how often the client of a request that takes long hears
+	// from the node, whether or not there is news. A client that is gone is
+	// noticed by it too: while a put waits for peers nobody reads its request.
 	beatPeriod = 250 * time.Millisecond
 
 	// drainTimeout is how long a client that had an error for an answer is
@@ -47,6 +47,11 @@ func Serve(ctx context.Context, ln net.Listener, api API, log *slog.Logger) erro
 	mux.HandleFunc("POST /v1/put", s.put)
 	mux.HandleFunc("GET /v1/get", s.get)
 	mux.HandleFunc("GET /v1/stat", s.stat)
+	mux.HandleFunc("GET /v1/health", s.health)
+	mux.HandleFunc("POST /v1/repair", s.repair)
+	mux.HandleFunc("POST /v1/leave", s.leave)
+	mux.HandleFunc("POST /v1/remove", s.remove)
+	mux.HandleFunc("GET /v1/link", s.link)
 	mux.HandleFunc("GET /v1/peers", s.peers)
 	mux.HandleFunc("GET /v1/status", s.status)
 	mux.HandleFunc("POST /v1/invite", s.invite)
@@ -148,43 +153,61 @@ func (s *server) put(w http.ResponseWriter, r *http.Request) {
 		refuse(w, err)
 		return
 	}
-	w.Header().Set("Content-Type", "application/x-ndjson")
-	w.WriteHeader(http.StatusOK)
-	if rc.Flush() != nil {
-		return // the client is gone
-	}
-
-	ctx, cancel := context.WithCancel(r.Context())
-	defer cancel()
-	// A put that waits for the client's next bytes hears of the end too.
-	unhook := context.AfterFunc(ctx, func() { _ = rc.SetReadDeadline(time.Unix(1, 0)) })
-	lines := &lineWriter{w: w, rc: rc, gone: cancel, last: node.Progress{Total: q.Size}}
-	beat := lines.start()
-	result, err := s.api.Put(ctx, q, r.Body, lines.progress)
-	beat()
-	unhook()
-
-	if err := s.outcome(err); err != nil {
-		e := toWire(err)
-		lines.write(putLine{Error: &e})
-	} else {
-		lines.write(putLine{Result: &result})
-	}
+	answerLines(s, w, r, node.Progress{Total: q.Size}, func(ctx context.Context, progress func(node.Progress)) (node.PutResult, error) {
+		// A put that waits for the client's next bytes hears of the end too.
+		defer context.AfterFunc(ctx, func() { _ = rc.SetReadDeadline(time.Unix(1, 0)) })()
+		return s.api.Put(ctx, q, r.Body, progress)
+	})
 	_ = rc.SetReadDeadline(time.Now().Add(drainTimeout))
 	_, _ = io.Copy(io.Discard, r.Body)
 }
 
-// lineWriter writes the lines of a put's answer.
-type lineWriter struct {
+func (s *server) repair(w http.ResponseWriter, r *http.Request) {
+	source := r.URL.Query().Get("source")
+	answerLines(s, w, r, node.RepairProgress{}, func(ctx context.Context, progress func(node.RepairProgress)) (node.RepairResult, error) {
+		return s.api.Repair(ctx, source, progress)
+	})
+}
+
+func (s *server) leave(w http.ResponseWriter, r *http.Request) {
+	answerLines(s, w, r, node.LeaveProgress{}, s.api.Leave)
+}
+
+// answerLines answers a request that takes long: lines of progress while work
+// goes on, the first as first says, and at the end its result or error. The
+// context of work ends when the client is gone.
+func answerLines[P, R any](s *server, w http.ResponseWriter, r *http.Request, first P, work func(context.Context, func(P)) (R, error)) {
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	w.WriteHeader(http.StatusOK)
+	rc := http.NewResponseController(w)
+	if rc.Flush() != nil {
+		return // the client is gone
+	}
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	lines := &lineWriter[P, R]{w: w, rc: rc, gone: cancel, last: first}
+	beat := lines.start()
+	result, err := work(ctx, lines.progress)
+	beat()
+	if err := s.outcome(err); err != nil {
+		e := toWire(err)
+		lines.write(line[P, R]{Error: &e})
+		return
+	}
+	lines.write(line[P, R]{Result: &result})
+}
+
+// lineWriter writes the lines of such an answer.
+type lineWriter[P, R any] struct {
 	w    io.Writer
 	rc   *http.ResponseController
 	gone func() // called when the client cannot be reached
 
 	mu   sync.Mutex // guards last
-	last node.Progress
+	last P
 }
 
-func (l *lineWriter) progress(p node.Progress) {
+func (l *lineWriter[P, R]) progress(p P) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.last = p
@@ -192,7 +215,7 @@ func (l *lineWriter) progress(p node.Progress) {
 
 // start writes the latest progress every beatPeriod until the function that it
 // returns is called.
-func (l *lineWriter) start() (stop func()) {
+func (l *lineWriter[P, R]) start() (stop func()) {
 	end, ended := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -207,14 +230,14 @@ func (l *lineWriter) start() (stop func()) {
 			l.mu.Lock()
 			p := l.last
 			l.mu.Unlock()
-			l.write(putLine{Progress: &p})
+			l.write(line[P, R]{Progress: &p})
 		}
 	}()
 	return func() { close(end); <-ended }
 }
 
 // write sends a line now.
-func (l *lineWriter) write(v putLine) {
+func (l *lineWriter[P, R]) write(v line[P, R]) {
 	err := json.NewEncoder(l.w).Encode(v)
 	if err == nil {
 		err = l.rc.Flush()
@@ -266,6 +289,27 @@ func (s *server) get(w http.ResponseWriter, r *http.Request) {
 func (s *server) stat(w http.ResponseWriter, r *http.Request) {
 	st, err := s.api.Stat(r.Context(), r.URL.Query().Get("source"))
 	s.answer(w, stat{Stat: st, RawName: rawName(st.Name)}, err)
+}
+
+func (s *server) health(w http.ResponseWriter, r *http.Request) {
+	h, err := s.api.Health(r.Context(), r.URL.Query().Get("source"))
+	s.answer(w, h, err)
+}
+
+func (s *server) remove(w http.ResponseWriter, r *http.Request) {
+	res, err := s.api.Remove(r.Context(), r.URL.Query().Get("source"))
+	s.answer(w, res, err)
+}
+
+func (s *server) link(w http.ResponseWriter, r *http.Request) {
+	v := values{Values: r.URL.Query()}
+	verify := v.flag("verify")
+	if v.err != nil {
+		refuse(w, v.err)
+		return
+	}
+	text, err := s.api.Link(r.Context(), v.Get("source"), verify)
+	s.answer(w, linkAnswer{Link: text}, err)
 }
 
 func (s *server) peers(w http.ResponseWriter, r *http.Request) {

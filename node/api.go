@@ -156,6 +156,94 @@ type Status struct {
 	FreeBytes     int64    `json:"free_bytes"`
 	SentBytes     int64    `json:"sent_bytes"`     // to peers since the start
 	ReceivedBytes int64    `json:"received_bytes"` // from peers since the start
-	Repairs       int      `json:"repairs"`        // under way; repair is not part of this version
 	Seconds       float64  `json:"uptime_seconds"`
+
+	// What keeping packs at their redundancy is at; the counts are since the start.
+	Repairs      int   `json:"repairs"`       // under way
+	Repaired     int64 `json:"repaired"`      // packs done
+	RepairFailed int64 `json:"repair_failed"` // packs given up, to be tried again
+	Suspected    int   `json:"suspected"`     // holders not heard of now
+	Due          int   `json:"due"`           // packs held here whose repair is due, here or elsewhere
+	Unplaced     int   `json:"unplaced"`      // packs of which shards find no peer
+	Audits       int64 `json:"audits"`        // samples asked of holders
+	AuditFailed  int64 `json:"audit_failed"`  // those that were wrong or refused
+}
+
+// Health says how safe packs are, as far as samples verified in the past tell:
+// what nobody has looked at counts as unknown, not as live.
+type Health struct {
+	Kind     string        `json:"kind"`              // "node": what this node holds; "file", "verify"
+	Packs    int           `json:"packs"`             // packs looked at
+	Bytes    int64         `json:"bytes"`             // of these packs
+	K        int           `json:"k"`                 // of the pack that survives the fewest further losses
+	N        int           `json:"n"`                 // its k′ + m
+	Live     int           `json:"live"`              // its distinct shards on distinct peers that have verified samples
+	Unknown  int           `json:"unknown"`           // its shards whose holders could not be asked or gave no sample
+	Survives int           `json:"survives"`          // live − k of that pack; negative: not restorable now
+	Verified time.Time     `json:"verified,omitzero"` // the oldest sample that this rests on
+	Levels   []HealthLevel `json:"levels"`            // all packs, worst first
+	Worst    []PackHealth  `json:"worst"`             // at most 100 packs, worst first
+	Repairs  int           `json:"repairs"`           // of these packs, under way here
+	Unplaced int           `json:"unplaced"`          // packs of which shards find no peer
+}
+
+// HealthLevel is a number of packs that survive as many further losses.
+type HealthLevel struct {
+	Survives int `json:"survives"`
+	Packs    int `json:"packs"`
+}
+
+// PackHealth says how safe one pack is.
+type PackHealth struct {
+	ID       string    `json:"id"` // hex, whole
+	K        int       `json:"k"`
+	N        int       `json:"n"`
+	Live     int       `json:"live"`
+	Unknown  int       `json:"unknown"` // shards whose holders could not be asked or gave no verified sample
+	Survives int       `json:"survives"`
+	Verified time.Time `json:"verified,omitzero"` // the oldest sample that Live rests on
+	Repair   string    `json:"repair,omitempty"`  // "due", "urgent", "running", "unplaced", "lost"
+}
+
+// RepairProgress is how far a repair is.
+type RepairProgress struct {
+	Done  int `json:"done"`  // packs
+	Total int `json:"total"` // packs
+}
+
+// RepairResult says what a repair did.
+type RepairResult struct {
+	Packs    int     `json:"packs"`    // packs looked at
+	Checked  int     `json:"checked"`  // shards that holders were asked for
+	Rebuilt  int     `json:"rebuilt"`  // shards restored and placed on peers
+	Unplaced int     `json:"unplaced"` // shards that are missing still, for want of peers
+	Lost     int     `json:"lost"`     // packs of which too little is left
+	Bytes    int64   `json:"bytes"`    // moved between peers
+	Seconds  float64 `json:"seconds"`
+	Partial  bool    `json:"partial,omitempty"` // some pack has fewer shards than it should: outcome Partial
+}
+
+// LeaveProgress is how far a leave is.
+type LeaveProgress struct {
+	Done  int   `json:"done"`  // shards
+	Total int   `json:"total"` // shards
+	Bytes int64 `json:"bytes"` // handed over
+}
+
+// LeaveResult says what became of the shards of a node that leaves.
+type LeaveResult struct {
+	Shards  int      `json:"shards"`            // held when it began
+	Handed  int      `json:"handed"`            // another peer holds it now, or did already
+	Left    int      `json:"left"`              // not handed over: outcome Partial
+	Bytes   int64    `json:"bytes"`             // handed over
+	Reasons []string `json:"reasons,omitempty"` // why some were left, a few
+}
+
+// RemoveResult says what a remove did.
+type RemoveResult struct {
+	Packs  int   `json:"packs"`  // packs deleted
+	Kept   int   `json:"kept"`   // packs that something else refers to
+	Told   int   `json:"told"`   // peers that took the deletion
+	Untold int   `json:"untold"` // holders that did not answer and hear of it from others
+	Bytes  int64 `json:"bytes"`  // of the packs deleted
 }

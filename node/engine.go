@@ -12,6 +12,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/p2pfs/p2pfs/pack"
+	"github.com/p2pfs/p2pfs/repair"
 	"github.com/p2pfs/p2pfs/store"
 	"github.com/p2pfs/p2pfs/wire"
 )
@@ -54,6 +55,7 @@ type engine struct {
 	log     *slog.Logger
 	stall   time.Duration // stallTimeout, shorter in tests
 
+	keeper   *repair.Keeper   // watches the packs held here; nil in some tests
 	announce func(id pack.ID) // makes the network know of a pack held here; nil: nobody is to
 
 	mu      sync.Mutex

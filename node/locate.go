@@ -13,6 +13,7 @@ import (
 
 	"github.com/p2pfs/p2pfs/erasure"
 	"github.com/p2pfs/p2pfs/pack"
+	"github.com/p2pfs/p2pfs/repair"
 	"github.com/p2pfs/p2pfs/store"
 	"github.com/p2pfs/p2pfs/wire"
 )
@@ -63,47 +64,17 @@ type known struct {
 }
 
 // distinct gives the number of distinct shards that stay, on distinct peers
-// that answered just now: the size of the greatest matching of shards to
-// peers.
+// that answered just now.
 func (k *known) distinct() int {
-	live := make(map[int][]peer.ID)
+	var seen []repair.Sight
 	for s, ps := range k.holders {
 		for _, p := range ps {
 			if k.confirmed[p] {
-				live[s] = append(live[s], p)
+				seen = append(seen, repair.Sight{Shard: s, Peer: string(p), Presence: repair.Present})
 			}
 		}
 	}
-	return matching(live)
-}
-
-// matching is the size of a greatest matching in the bipartite graph of
-// shards and their holders, by augmenting paths. Counting shards or peers
-// alone would claim more than is there: two shards on one peer are one loss.
-func matching(holders map[int][]peer.ID) int {
-	taken := make(map[peer.ID]int) // peer -> shard
-	var assign func(shard int, seen map[peer.ID]bool) bool
-	assign = func(shard int, seen map[peer.ID]bool) bool {
-		for _, p := range holders[shard] {
-			if seen[p] {
-				continue
-			}
-			seen[p] = true
-			other, busy := taken[p]
-			if !busy || assign(other, seen) {
-				taken[p] = shard
-				return true
-			}
-		}
-		return false
-	}
-	n := 0
-	for shard := range holders {
-		if assign(shard, make(map[peer.ID]bool)) {
-			n++
-		}
-	}
-	return n
+	return len(repair.Match(k.geometry.N(), seen, repair.Present))
 }
 
 // packTable remembers located packs.

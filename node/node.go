@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -35,6 +36,7 @@ import (
 	"github.com/p2pfs/p2pfs/dht"
 	"github.com/p2pfs/p2pfs/member"
 	"github.com/p2pfs/p2pfs/pack"
+	"github.com/p2pfs/p2pfs/repair"
 	"github.com/p2pfs/p2pfs/store"
 	"github.com/p2pfs/p2pfs/swarm"
 	"github.com/p2pfs/p2pfs/volume"
@@ -56,6 +58,16 @@ const (
 	// which most has gone.
 	rememberedPeers = 256
 
+	// DefaultGrace is how long a pack may wait for a holder that is away
+	// before its shard is rebuilt, DefaultProbe how often holders are asked
+	// whether they are there, DefaultAudit how long it takes until a sample
+	// of each shard held elsewhere has been asked for, DefaultSettle how long
+	// peers must have been there before packs grow onto them.
+	DefaultGrace  = repair.DefaultGrace
+	DefaultProbe  = repair.DefaultProbe
+	DefaultAudit  = repair.DefaultAudit
+	DefaultSettle = 24 * time.Hour
+
 	peersKey = "peers" // of the list in the store
 )
 
@@ -75,6 +87,12 @@ type Config struct {
 	Client         bool          // hold nothing for others, accept no connections
 	Version        string        // of the program
 	ProvisionalTTL time.Duration // how long shards of a put that went silent are kept; 0: a day
+	Grace          time.Duration // how long a holder may be away before repair is due; 0: DefaultGrace
+	Probe          time.Duration // how often holders are asked whether they are there; 0: DefaultProbe
+	Audit          time.Duration // how long one round of samples takes; 0: DefaultAudit
+	Settle         time.Duration // how long peers must have been there before packs grow; 0: DefaultSettle
+	RepairRate     int64         // bytes a second that repairs may move; 0: no bound
+	Metrics        string        // HOST:PORT of the Prometheus endpoint; "": none
 	Log            *slog.Logger
 }
 
@@ -94,7 +112,11 @@ type Node struct {
 	running chan struct{} // closed when Run has returned
 	began   time.Time
 	dropped *dropped
-	forget  func() // ends the following of the membership
+	metrics net.Listener // nil: none are served
+	forget  func()       // ends the following of the membership
+
+	left      chan struct{} // closed when all shards have been handed over
+	leaveOnce sync.Once
 
 	saving sync.Mutex    // held while the credentials are saved, so that the last saved are the newest
 	news   chan struct{} // the membership has changed
@@ -126,6 +148,7 @@ func Open(h Home, c Config) (*Node, error) {
 		home: h, config: c, log: c.Log, seed: seed, member: m,
 		ready: make(chan struct{}), running: make(chan struct{}), began: time.Now(),
 		dropped: &dropped{wake: make(chan struct{}, 1)}, news: make(chan struct{}, 1),
+		left: make(chan struct{}),
 	}
 	if cred.Deny != nil {
 		n.spread.Store(cred.Deny.Number)
@@ -141,16 +164,23 @@ func Open(h Home, c Config) (*Node, error) {
 		return nil, fmt.Errorf("open the store: %w", err)
 	}
 	n.forget = m.OnChange(n.membershipChanged)
-	if err := n.start(); err != nil {
+	if c.Metrics != "" {
+		n.metrics, err = listenMetrics(c.Metrics)
+	}
+	if err == nil {
+		err = n.start()
+	}
+	if err != nil {
 		n.Close()
 		return nil, err
 	}
 	return n, nil
 }
 
-// sweepEvery shortens the store's sweeps with the day of provisional shards.
+// sweepEvery shortens the store's sweeps with the day of provisional shards; 0
+// leaves them at what the store does by itself.
 func sweepEvery(ttl time.Duration) time.Duration {
-	if ttl == 0 {
+	if ttl == 0 || ttl >= 16*time.Minute {
 		return 0
 	}
 	return max(ttl/8, 100*time.Millisecond)
@@ -184,7 +214,9 @@ func (n *Node) start() error {
 		peers: newPeerTable(), packs: newPackTable(), buffers: new(buffers), log: n.log, stall: stallTimeout,
 		rand: rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())), announce: n.announce,
 	}
+	n.engine.keeper = newKeeper(n.engine, n.config.repairConfig())
 	n.server = newServer(n.engine, n.takeDenyList)
+	n.server.holds = n.serves
 	return nil
 }
 
@@ -193,6 +225,9 @@ func (n *Node) Close() error {
 	var errs []error
 	if n.forget != nil {
 		defer n.forget()
+	}
+	if n.metrics != nil {
+		_ = n.metrics.Close() // closed already, if Run was called
 	}
 	if n.dht != nil {
 		errs = append(errs, n.dht.Close())
@@ -215,10 +250,12 @@ func (n *Node) ID() string { return n.swarm.ID().String() }
 // Addrs are the addresses at which it may be reached, with its ID.
 func (n *Node) Addrs() []string { return n.swarm.Addrs() }
 
-// Run takes part in the network until ctx ends. Everything it started has
-// ended when it returns.
+// Run takes part in the network until ctx ends, or until the node has left
+// ([Node.Leave]). Everything it started has ended when it returns.
 func (n *Node) Run(ctx context.Context) error {
 	defer close(n.running)
+	ctx, leave := context.WithCancel(ctx)
+	defer leave()
 	g, ctx := errgroup.WithContext(ctx)
 	if n.engine.holder {
 		n.serve(ctx, g)
@@ -227,8 +264,27 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.watchReach(ctx) })
 	g.Go(func() error { return n.spreadNews(ctx) })
 	g.Go(func() error { return n.withdraw(ctx) })
+	g.Go(func() error {
+		select {
+		case <-n.left:
+			leave()
+		case <-ctx.Done():
+		}
+		return nil
+	})
+	if n.metrics != nil {
+		g.Go(func() error { return n.serveMetrics(ctx, n.metrics) })
+	}
 	if !n.config.Client {
 		g.Go(func() error { return ended(ctx, n.store.Run(ctx)) })
+		g.Go(func() error {
+			select {
+			case <-n.ready: // who is not connected yet is not away
+				n.engine.keeper.Run(ctx)
+			case <-ctx.Done():
+			}
+			return nil
+		})
 	}
 	g.Go(func() error {
 		n.connect(ctx)

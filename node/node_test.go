@@ -6,18 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net/netip"
-	"slices"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/libp2p/go-libp2p/core/peer"
-	"pgregory.net/rapid"
-
 	"github.com/p2pfs/p2pfs/erasure"
 	"github.com/p2pfs/p2pfs/pack"
+	"github.com/p2pfs/p2pfs/repair"
 	"github.com/p2pfs/p2pfs/wire"
 )
 
@@ -404,44 +400,6 @@ func TestGetEndsWithItsContext(t *testing.T) {
 	}
 }
 
-func TestPlaceSpreadsOverZones(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		names := rapid.SampledFrom([]string{"", "a", "b", "c"})
-		n := rapid.IntRange(1, 20).Draw(t, "n")
-		per := rapid.IntRange(0, 12).Draw(t, "per zone")
-		var cs []candidate
-		for i := range rapid.IntRange(0, 40).Draw(t, "peers") {
-			cs = append(cs, candidate{peer.ID(fmt.Sprint(i)), zonesOf(names.Draw(t, "zone"), names.Draw(t, "group"))})
-		}
-		chosen, spare := place(cs, n, per)
-		if len(chosen) != min(n, len(cs)) || len(chosen)+len(spare) != len(cs) {
-			t.Fatalf("%d chosen and %d spare of %d, want %d", len(chosen), len(spare), len(cs), n)
-		}
-		seen := make(map[peer.ID]bool)
-		in := make(crowd)
-		for _, c := range append(slices.Clone(chosen), spare...) {
-			if seen[c.peer] {
-				t.Fatalf("%s twice", c.peer)
-			}
-			seen[c.peer] = true
-		}
-		for _, c := range chosen {
-			in.add(c, 1)
-		}
-		// A zone is crowded only where nobody else was to be had.
-		for z, k := range in {
-			if k <= max(per, 1) {
-				continue
-			}
-			for _, c := range spare {
-				if in.room(c, max(per, 1)) {
-					t.Fatalf("%d in %s although %s in %v was free", k, z, c.peer, c.zones)
-				}
-			}
-		}
-	})
-}
-
 func TestAddressGroups(t *testing.T) {
 	for in, want := range map[string]string{
 		"127.0.0.1": "", "10.1.2.3": "", "192.168.1.1": "", "169.254.1.1": "", "::1": "", "fd00::1": "", "fe80::1": "",
@@ -462,67 +420,13 @@ func TestShardsSpreadOverZonesAlsoWhenOneRefuses(t *testing.T) {
 		return liar{Handler: h, store: func() (wire.ShardWriter, error) { return nil, wire.ErrFull }}
 	}
 	res := put(t, m.client().node(), "f", random(13, 3<<20), &erasure.Scheme{K: 2, M: 3})
-	in := make(crowd)
+	in := make(repair.Crowd)
 	for _, n := range m.holdersOf(t, res.Link, 2) {
-		in.add(candidate{zones: zonesOf(n.zone, n.group)}, 1)
+		in.Add(repair.Candidate{Zones: repair.Zones(n.zone, n.group)}, 1)
 	}
 	for z, k := range in {
 		if k > 3 {
 			t.Errorf("%d shards in %s, want 3 at most", k, z)
-		}
-	}
-}
-
-func TestPlaceKeepsTheOthersWhenOneLeaves(t *testing.T) {
-	r := rand.New(rand.NewPCG(1, 2))
-	for range 200 {
-		var cs []candidate
-		for i := range 30 {
-			cs = append(cs, candidate{peer.ID(fmt.Sprint(i)), nil})
-		}
-		before, _ := place(cs, 20, 12)
-		gone := r.IntN(20)
-		after, _ := place(append(cs[:gone:gone], cs[gone+1:]...), 20, 12)
-		moved := 0
-		for _, c := range before {
-			found := false
-			for _, d := range after {
-				found = found || c.peer == d.peer
-			}
-			if !found {
-				moved++
-			}
-		}
-		if moved != 1 {
-			t.Fatalf("%d left the choice when one peer left", moved)
-		}
-	}
-}
-
-// Tahoe-LAFS counted two shares on one server as two.
-func TestTwoShardsOnOnePeerCountOnce(t *testing.T) {
-	a, b, c := peer.ID("a"), peer.ID("b"), peer.ID("c")
-	for _, x := range []struct {
-		name    string
-		holders map[int][]peer.ID
-		want    int
-	}{
-		{"nothing", nil, 0},
-		{"one each", map[int][]peer.ID{0: {a}, 1: {b}, 2: {c}}, 3},
-		{"two shards on one peer", map[int][]peer.ID{0: {a}, 1: {a}, 2: {b}}, 2},
-		{"one shard on two peers", map[int][]peer.ID{0: {a, b}}, 1},
-		{"a choice that matters", map[int][]peer.ID{0: {a, b}, 1: {a}, 2: {b, c}}, 3},
-	} {
-		if got := matching(x.holders); got != x.want {
-			t.Errorf("%s: got %d, want %d", x.name, got, x.want)
-		}
-	}
-}
-
-func TestThresholds(t *testing.T) {
-	for _, c := range []struct{ k, m, want int }{{8, 12, 14}, {4, 6, 7}, {2, 3, 4}, {1, 2, 2}, {1, 1, 1}, {1, 0, 0}, {4, 2, 5}} {
-		if got := threshold(c.k, c.m); got != c.want {
-			t.Errorf("threshold(%d, %d): got %d, want %d", c.k, c.m, got, c.want)
 		}
 	}
 }

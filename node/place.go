@@ -2,9 +2,6 @@ package node
 
 import (
 	"net/netip"
-	"slices"
-
-	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/p2pfs/p2pfs/erasure"
 )
@@ -32,35 +29,6 @@ func metaScheme(s erasure.Scheme) erasure.Scheme {
 	return erasure.Scheme{K: k, M: s.N() - k}
 }
 
-// threshold gives the number of live shards at or below which repair is due
-// after the grace period, for a pack's own k′ and m: min(n−1, k′ + ⌈m/2⌉).
-// A put that makes no more than this durable has failed.
-func threshold(k, m int) int {
-	return min(k+m-1, k+(m+1)/2)
-}
-
-// candidate is a peer that may hold a shard.
-type candidate struct {
-	peer peer.ID
-
-	// zones are what it is likely to be lost together with: the zone that its
-	// operator named and the group of its public address. Where nothing is
-	// known it stands for itself.
-	zones []string
-}
-
-// zonesOf names the zones of a peer for placement; either may be unknown.
-func zonesOf(named, group string) []string {
-	var zones []string
-	if named != "" {
-		zones = append(zones, "zone "+named)
-	}
-	if group != "" {
-		zones = append(zones, "net "+group)
-	}
-	return zones
-}
-
 // addressGroup is the part of a public address that one provider or one place
 // is likely to own, "" of any other address: /16 of IPv4, /32 of IPv6, as in
 // go-libp2p-kbucket's peerdiversity.
@@ -78,47 +46,4 @@ func addressGroup(ip netip.Addr) string {
 		return ""
 	}
 	return p.String()
-}
-
-// crowd counts chosen peers by zone.
-type crowd map[string]int
-
-func (n crowd) add(c candidate, by int) {
-	for _, z := range c.zones {
-		n[z] += by
-	}
-}
-
-// room says whether each zone of c has fewer than limit.
-func (n crowd) room(c candidate, limit int) bool {
-	return !slices.ContainsFunc(c.zones, func(z string) bool { return n[z] >= limit })
-}
-
-// place chooses up to n of the candidates, which stand in order of preference:
-// at most perZone in one zone, as long as others are to be had. The rest
-// follow, in the order in which they would be taken if a chosen one refuses.
-// It is a pure function of its arguments.
-func place(candidates []candidate, n, perZone int) (chosen, spare []candidate) {
-	perZone = max(perZone, 1)
-	in := make(crowd)
-	var crowded []candidate
-	for _, c := range candidates {
-		switch {
-		case !in.room(c, perZone):
-			crowded = append(crowded, c)
-		case len(chosen) < n:
-			chosen = append(chosen, c)
-			in.add(c, 1)
-		default:
-			spare = append(spare, c)
-		}
-	}
-	for _, c := range crowded {
-		if len(chosen) < n {
-			chosen = append(chosen, c)
-		} else {
-			spare = append(spare, c)
-		}
-	}
-	return chosen, spare
 }

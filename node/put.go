@@ -16,6 +16,7 @@ import (
 
 	"github.com/p2pfs/p2pfs/erasure"
 	"github.com/p2pfs/p2pfs/pack"
+	"github.com/p2pfs/p2pfs/repair"
 	"github.com/p2pfs/p2pfs/store"
 	"github.com/p2pfs/p2pfs/wire"
 )
@@ -380,15 +381,15 @@ func (p *putter) store(ctx context.Context, id pack.ID, owner pack.Owner, conten
 		}
 		if p.scheme == nil && len(done.holders) > 0 && len(done.holders) < most && try < 3 {
 			// Fewer took a shard than offered to: take the step that they are enough for.
-			if s, _ := stepFor(len(done.holders)); s.N() < scheme.N() && len(done.holders) <= threshold(done.k, done.m) {
+			if s, _ := stepFor(len(done.holders)); s.N() < scheme.N() && len(done.holders) <= repair.Threshold(done.k, done.m) {
 				last, most = state.Number, len(done.holders)
 				continue
 			}
 		}
-		if len(done.holders) <= threshold(done.k, done.m) {
+		if len(done.holders) <= repair.Threshold(done.k, done.m) {
 			return nil, fail(NoPeers, "see 'p2pfs peers' for who is there and what is free; a smaller --redundancy needs fewer peers",
 				"pack %s: %d of %d shards stored, more than %d are needed%s",
-				id.Short(), len(done.holders), g.N(), threshold(done.k, done.m), because(done.reasons))
+				id.Short(), len(done.holders), g.N(), repair.Threshold(done.k, done.m), because(done.reasons))
 		}
 		return done, nil
 	}
@@ -404,7 +405,7 @@ func because(reasons []error) string {
 
 // choose finds peers that accept shards of the pack and, where redundancy is
 // automatic, the largest step for which they are enough (of at most most).
-func (p *putter) choose(ctx context.Context, id pack.ID, packLen int, meta bool, most int) (scheme erasure.Scheme, cs []candidate, silent int, err error) {
+func (p *putter) choose(ctx context.Context, id pack.ID, packLen int, meta bool, most int) (scheme erasure.Scheme, cs []repair.Candidate, silent int, err error) {
 	want := most
 	if p.scheme != nil {
 		want = p.scheme.N()
@@ -506,20 +507,20 @@ func (p *putter) choose(ctx context.Context, id pack.ID, packLen int, meta bool,
 		}
 	}
 	for _, o := range fitting(offers, scheme, packLen) {
-		cs = append(cs, candidate{o.peer, zonesOf(o.facts.Zone, p.e.dial.Group(o.peer))})
+		cs = append(cs, repair.Candidate{Peer: string(o.peer), Zones: repair.Zones(o.facts.Zone, p.e.dial.Group(o.peer))})
 	}
-	slices.SortStableFunc(cs, func(a, b candidate) int { return p.e.dir.Compare(id, a.peer, b.peer) })
+	slices.SortStableFunc(cs, func(a, b repair.Candidate) int { return p.e.dir.Compare(id, peer.ID(a.Peer), peer.ID(b.Peer)) })
 	return scheme, cs, len(quiet), nil
 }
 
 // farther finds peers that accept a shard beyond those that are used: as many
 // as a pack has shards, if there are.
-func (p *putter) farther(ctx context.Context, id pack.ID, g erasure.Geometry, used map[peer.ID]bool) []candidate {
-	var cs []candidate
+func (p *putter) farther(ctx context.Context, id pack.ID, g erasure.Geometry, used map[peer.ID]bool) []repair.Candidate {
+	var cs []repair.Candidate
 	var batch []peer.ID
 	take := func() {
 		for _, o := range fitting(p.e.accepting(ctx, batch), erasure.Scheme{K: g.K, M: g.M}, g.Len) {
-			cs = append(cs, candidate{o.peer, zonesOf(o.facts.Zone, p.e.dial.Group(o.peer))})
+			cs = append(cs, repair.Candidate{Peer: string(o.peer), Zones: repair.Zones(o.facts.Zone, p.e.dial.Group(o.peer))})
 		}
 		batch = nil
 	}
@@ -556,62 +557,65 @@ func fitting(offers []offer, s erasure.Scheme, packLen int) []offer {
 // send gives shard i to the i-th chosen peer, side by side, and to a spare
 // where one fails. higher is the highest number of a state that peers say is
 // newer than ours.
-func (p *putter) send(ctx context.Context, m *pack.Manifest, g erasure.Geometry, data, parity []byte, peers []candidate) (done *placed, higher uint64) {
+func (p *putter) send(ctx context.Context, m *pack.Manifest, g erasure.Geometry, data, parity []byte, peers []repair.Candidate) (done *placed, higher uint64) {
 	id := m.ID()
-	chosen, spare := place(peers, g.N(), g.M)
+	chosen, spare := repair.Place(peers, g.N(), g.M, nil)
 	done = &placed{id: id, number: m.State.Number, k: g.K, m: g.M}
 	used := make(map[peer.ID]bool)
 	for _, c := range peers {
-		used[c.peer] = true
+		used[peer.ID(c.Peer)] = true
 	}
-	in := make(crowd)
+	in := make(repair.Crowd)
 	for _, c := range chosen {
-		in.add(c, 1)
+		in.Add(c, 1)
 	}
 	searched := false
 	var mu sync.Mutex
 	// next gives a peer in the place of one that failed: of a zone that has
 	// room, if there is one.
-	next := func(failed candidate) (candidate, bool) {
+	next := func(failed repair.Candidate) (to repair.Candidate, ok bool) {
 		mu.Lock()
 		defer mu.Unlock()
-		in.add(failed, -1)
+		in.Add(failed, -1)
 		if len(spare) == 0 && !searched {
 			searched = true
 			spare = p.farther(ctx, id, g, used)
 		}
 		if len(spare) == 0 || ctx.Err() != nil {
-			return candidate{}, false
+			return to, false
 		}
-		i := max(0, slices.IndexFunc(spare, func(c candidate) bool { return in.room(c, max(g.M, 1)) }))
+		i := max(0, slices.IndexFunc(spare, func(c repair.Candidate) bool { return in.Room(c, max(g.M, 1)) }))
 		c := spare[i]
 		spare = slices.Delete(spare, i, i+1)
-		in.add(c, 1)
+		in.Add(c, 1)
 		return c, true
 	}
 	if len(chosen) < g.N() {
 		searched = true
-		more, rest := place(p.farther(ctx, id, g, used), g.N()-len(chosen), g.M)
+		more, rest := repair.Place(p.farther(ctx, id, g, used), g.N()-len(chosen), g.M, in)
+		for _, c := range more {
+			in.Add(c, 1)
+		}
 		chosen, spare = append(chosen, more...), rest
 	}
 	var wg sync.WaitGroup
 	for shard, c := range chosen {
 		wg.Go(func() {
 			for {
-				err := p.sendPatiently(ctx, c.peer, m, shard, func(row int) []byte { return g.Cell(data, parity, shard, row) })
+				err := p.sendPatiently(ctx, peer.ID(c.Peer), m, shard, func(row int) []byte { return g.Cell(data, parity, shard, row) })
 				if err == nil {
 					mu.Lock()
-					done.holders = append(done.holders, wire.Holder{Peer: string(c.peer), Shard: shard})
+					done.holders = append(done.holders, wire.Holder{Peer: c.Peer, Shard: shard})
 					mu.Unlock()
 					p.mu.Lock()
-					p.peers[c.peer] = true
+					p.peers[peer.ID(c.Peer)] = true
 					p.mu.Unlock()
 					return
 				}
 				if ctx.Err() == nil {
-					p.e.log.Warn("shard not stored", "peer", c.peer, "pack", id, "shard", shard, "err", err)
+					p.e.log.Warn("shard not stored", "peer", peer.ID(c.Peer), "pack", id, "shard", shard, "err", err)
 				}
-				newer := p.newer(ctx, c.peer, id, err)
+				newer := p.newer(ctx, peer.ID(c.Peer), id, err)
 				mu.Lock()
 				done.reasons = append(done.reasons, err)
 				higher = max(higher, newer)
@@ -758,7 +762,7 @@ func (p *putter) confirm(ctx context.Context) error {
 			}
 			return err != nil
 		})
-		if len(pk.holders) <= threshold(pk.k, pk.m) && pk.missing() > 0 {
+		if len(pk.holders) <= repair.Threshold(pk.k, pk.m) && pk.missing() > 0 {
 			return fail(NoPeers, "try again: holders went away while the file was stored",
 				"pack %s: %d of %d shards confirmed%s", pk.id.Short(), len(pk.holders), pk.k+pk.m, because(pk.reasons))
 		}

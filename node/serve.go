@@ -40,6 +40,7 @@ type server struct {
 	stores  chan struct{}           // a slot for each shard being received
 	waiting atomic.Int32            // shards that wait for one
 	deny    func(list []byte) error // takes a deny list
+	holds   func(p peer.ID) bool    // whether a peer takes part as a holder; nil: all do
 }
 
 func newServer(e *engine, deny func(list []byte) error) *server {
@@ -74,8 +75,14 @@ func (s *server) Store(ctx context.Context, from string, q *wire.StoreRequest) (
 	if !s.holder {
 		return nil, wire.Refuse(wire.Denied, "this peer holds nothing for others")
 	}
+	if s.keeper != nil && s.keeper.Leaving() {
+		return nil, wire.Refuse(wire.Denied, "this peer is leaving")
+	}
 	if err := q.Manifest.Verify(s.network, q.Manifest.ID()); err != nil {
 		return nil, err
+	}
+	if s.holdsAnother(q.Manifest, q.Shard) {
+		return nil, wire.Refuse(wire.Denied, "another shard of the pack is held here")
 	}
 	handed := wire.PackHolders{ID: q.Manifest.ID(), Number: q.Manifest.State.Number, Holders: q.Holders}
 	if len(q.Holders) > 0 {
@@ -95,6 +102,7 @@ func (s *server) Store(ctx context.Context, from string, q *wire.StoreRequest) (
 			if err != nil {
 				return nil, refusal(err)
 			}
+			_ = s.told(string(s.self), handed, nil)
 		}
 		return nil, refusal(err)
 	}
@@ -167,7 +175,7 @@ func (r *receipt) Commit() error {
 		return refusal(err)
 	}
 	if len(r.handed.Holders) > 0 {
-		if err := r.s.confirm(r.handed, nil); err != nil {
+		if err := r.s.told(string(r.s.self), r.handed, r.s.confirm(r.handed, nil)); err != nil {
 			return refusal(err)
 		}
 	}
@@ -261,15 +269,15 @@ func (s *server) NewestState(_ context.Context, _ string, id pack.ID) (*pack.Sta
 // Holders learns who holds a pack, which confirms the shard held here: the list
 // has to name it.
 func (s *server) Holders(_ context.Context, from string, p wire.PackHolders) error {
-	return refusal(s.confirm(p, func(shard int, put store.PutID, known []store.Holder) bool {
+	return s.told(from, p, refusal(s.confirm(p, func(shard int, put store.PutID, known []store.Holder) bool {
 		return slices.Contains(p.Holders, wire.Holder{Peer: string(s.self), Shard: shard}) && s.speaksFor(from, put, known)
-	}))
+	})))
 }
 
 // Holders records who holds packs, as this node itself knows.
 func (e *engine) Holders(_ context.Context, _ string, packs []wire.PackHolders) error {
 	for _, p := range packs {
-		if err := e.confirm(p, nil); err != nil {
+		if err := e.told(string(e.self), p, e.confirm(p, nil)); err != nil {
 			return err
 		}
 	}
@@ -322,10 +330,16 @@ func (s *server) Facts(context.Context, string) (wire.Facts, error) { return s.o
 
 func (e *engine) ownFacts() wire.Facts {
 	f := wire.Facts{Zone: e.zone, Version: e.version, Now: e.clock.Now()}
+	if e.store != nil {
+		f.Boot = e.store.Boot()
+	}
 	if e.holder {
 		u := e.store.Usage()
 		f.Free, f.Held, f.Shards = uint64(max(u.Free, 0)), uint64(u.Held), uint64(u.Shards)
 		f.Capacity = uint64(u.Capacity)
+		if e.keeper != nil && e.keeper.Leaving() {
+			f.Free = 0
+		}
 	}
 	return f
 }

@@ -144,7 +144,7 @@ func TestHaveTellsTheCodingAndTheDamage(t *testing.T) {
 		}
 	}
 	check()
-	files, err := filepath.Glob(filepath.Join(home.Data, "store", "blocks", "*.vlog"))
+	files, err := filepath.Glob(filepath.Join(home.storeDir(), "blocks", "*.vlog"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -170,6 +170,24 @@ func TestHaveTellsTheCodingAndTheDamage(t *testing.T) {
 	}
 	want.Damaged = true
 	check()
+}
+
+func TestFactsTellWhichOpeningOfTheStoreItIs(t *testing.T) {
+	n := newMemNet(t, 61, 1, 0).nodes[0]
+	f, err := n.server.Facts(t.Context(), "anyone")
+	if err != nil || f.Boot != n.store.Boot() || f.Boot == 0 {
+		t.Errorf("got %d, %v, want %d", f.Boot, err, n.store.Boot())
+	}
+}
+
+func TestSweepsAreNeverRarerThanTheStoreHasThem(t *testing.T) {
+	for ttl, want := range map[time.Duration]time.Duration{
+		0: 0, 24 * time.Hour: 0, 16 * time.Minute: 0, 8 * time.Minute: time.Minute, time.Millisecond: 100 * time.Millisecond,
+	} {
+		if got := sweepEvery(ttl); got != want {
+			t.Errorf("%v: got %v, want %v", ttl, got, want)
+		}
+	}
 }
 
 func TestTheNewestStateIsGiven(t *testing.T) {
@@ -213,7 +231,8 @@ func TestAStrangerHandsNothingOver(t *testing.T) {
 		{"another's put", "stranger", 1, true, wire.ErrHave},
 		{"by its putter", "putter", 1, false, wire.ErrHave},
 		{"another shard", "stranger", 2, false, wire.ErrDenied},
-		{"by a holder", "friend", 2, false, nil},
+		{"by a holder", "friend", 1, false, wire.ErrHave},
+		{"a second shard", "friend", 2, false, wire.ErrDenied},
 	} {
 		q := wire.StoreRequest{Shard: step.shard, Holders: list}
 		if step.put {

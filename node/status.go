@@ -120,6 +120,10 @@ func (n *Node) Status(context.Context) (Status, error) {
 		Shards: u.Shards, HeldBytes: u.Held, CapacityBytes: u.Capacity, FreeBytes: u.Free,
 		SentBytes: n.sent.Load(), ReceivedBytes: n.received.Load(), Seconds: time.Since(n.began).Seconds(),
 	}
+	k := n.upkeep()
+	s.Repairs, s.Repaired, s.RepairFailed = int(k.Running), k.Repaired, k.RepairFailed
+	s.Suspected, s.Due, s.Unplaced = k.PeersSuspected+k.PeersGone, k.Due, k.Unplaced
+	s.Audits, s.AuditFailed = k.Audits, k.AuditsFailed
 	if key, err := n.home.networkKey(); err == nil && key != nil {
 		s.Founder = true
 	}

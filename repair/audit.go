@@ -317,8 +317,8 @@ func (k *Keeper) succeed(ctx context.Context, id pack.ID) {
 	if !slices.Contains(near, from) {
 		near = append(near, from)
 	}
-	for q := range k.Dir.Holders(ctx, id) {
-		if len(near) < 8*width && !slices.Contains(near, q) {
+	for q, err := range k.Dir.Holders(ctx, id) {
+		if err == nil && len(near) < 8*width && !slices.Contains(near, q) {
 			near = append(near, q)
 		}
 	}

@@ -298,6 +298,28 @@ func (k *Keeper) presence(p string, now time.Time) Presence {
 	return Gone
 }
 
+// Peers counts the co-holders that are there, those that have not been heard
+// of for less than the grace, and those that are gone.
+func (k *Keeper) Peers() (present, absent, gone int) {
+	now := k.Clock.Now()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for p, w := range k.peers {
+		if w.packs == 0 {
+			continue
+		}
+		switch k.presence(p, now) {
+		case Present:
+			present++
+		case Absent:
+			absent++
+		default:
+			gone++
+		}
+	}
+	return present, absent, gone
+}
+
 // budget bounds the bytes that repairs move.
 type budget struct {
 	clock Clock

@@ -186,8 +186,8 @@ func (k *Keeper) refresh(ctx context.Context, id pack.ID) (p store.Pack, newer b
 	for _, q := range near {
 		add(q)
 	}
-	for q := range k.Dir.Holders(ctx, id) {
-		if len(ask) >= 8*width {
+	for q, err := range k.Dir.Holders(ctx, id) {
+		if err != nil || len(ask) >= 8*width {
 			break
 		}
 		add(q)

@@ -25,7 +25,8 @@ usage: scripts/testnet.sh COMMAND
   add N               N more nodes join, invited by one that is up
   status [--json]     a line a node: number, up or down, PID, peers, shards, bytes held
   down                stop all nodes, delete the state
-  demo                store a real file, kill 12 of 20 nodes, get it back
+  demo                store a real file, kill 12 of 20 nodes, get it back, let 12
+                      new ones join and watch them make up for the lost
 
 State is kept under $P2PFS_TESTNET (default: .testnet in the repository).
 $P2PFS_BIN names a binary to use instead of building one.
@@ -416,6 +417,38 @@ real_file() {
 	)
 }
 
+# further prints in words how many further losses are survived.
+further() {
+	case $1 in
+	-*) echo "not restorable now" ;;
+	0) echo "no further loss survived" ;;
+	1) echo "any 1 further loss survived" ;;
+	*) echo "any $1 further losses survived" ;;
+	esac
+}
+
+# health_of prints a number of the JSON object that `health` prints, of that
+# part of it which is about all packs.
+health_of() { sed 's/"levels".*"repairs"/"repairs"/' <<<"$1" | field "$2"; }
+
+# recover watches node I until a link survives $3 further losses, and tells of
+# every change.
+recover() {
+	local i=$1 link=$2 want=$3 begun=$SECONDS end=$((SECONDS + 3 * wait_s)) h now told=
+	while :; do
+		h=$(p2pfs "$i" health --json "$link") || die "no health of the file"
+		now=$(health_of "$h" survives)
+		if [ "$now" != "$told" ]; then
+			printf '   %3ds  %s (the weakest pack has %s of %s shards)\n' $((SECONDS - begun)) "$(further "$now")" \
+				"$(health_of "$h" live)" "$(health_of "$h" n)"
+			told=$now
+		fi
+		[ "$now" -lt "$want" ] || return 0
+		[ $SECONDS -lt $end ] || die "after $((SECONDS - begun))s still not $(further "$want")"
+		sleep 0.5
+	done
+}
+
 demo_end() {
 	local code=$?
 	trap - EXIT
@@ -430,11 +463,11 @@ demo_end() {
 }
 
 cmd_demo() {
-	local n=20 lost=12 free start=$SECONDS t link mid
+	local n=20 lost=12 free start=$SECONDS t link mid new
 	[ ! -e "$dir" ] || [ -z "$(ls -A "$dir")" ] || die "$dir is in use: scripts/testnet.sh down"
 	mkdir -p "$dir"
 	free=$(df -Pk "$dir" | awk 'NR == 2 { print int($4 / 1048576) }')
-	[ "$free" -ge 4 ] || die "the demo needs 4 GiB of disk, and there are $free under $dir"
+	[ "$free" -ge 5 ] || die "the demo needs 5 GiB of disk, and there are $free under $dir"
 	rmdir "$dir"
 	trap demo_end EXIT
 	trap 'exit 130' INT
@@ -449,7 +482,7 @@ and network connections of its own.
 1. Start $n nodes in a private network.
 TEXT
 	t=$SECONDS
-	cmd_up $n
+	cmd_up $n --probe 1s --grace 5s # real networks ask less often, and wait for an hour
 	echo "   $n nodes are up and know each other ($((SECONDS - t))s)."
 
 	echo
@@ -509,9 +542,39 @@ TEXT
 		die "a get that cannot succeed ended well"
 	fi
 	[ ! -e "$dir/files/none.tar" ] || die "there is an output file although too few shards are left"
+	cmd_start $mid
 	cat <<TEXT
+
    7 shards are left where 8 are needed. p2pfs says so and leaves no half file
-   behind; with any one of the 13 back, the file would be there again.
+   behind. Node $mid is started again: absence is not loss, its shards count.
+
+8. Let $lost new machines join. Nobody tells them, or anybody, what to do: the
+   holders that are left know what is missing, restore it and place it on the
+   new ones, without the link, without a key, without the node it came from.
+
+   \$ scripts/testnet.sh add $lost
+   \$ p2pfs health p2pfs:...
+TEXT
+	t=$SECONDS
+	cmd_add $lost
+	recover $n "$link" $lost
+	new=$((n + lost))
+	cat <<TEXT
+   All of it is back, $((SECONDS - t))s after the first of the new nodes was asked to join.
+
+9. Kill the $((n - lost)) that are left of the first $n: no machine is there any more that
+   was there when the file was stored. Get it, on node $new, and compare.
+
+TEXT
+	# shellcheck disable=SC2046 # numbers
+	cmd_nodes kill_node $(seq $mid $n)
+	rm "$dir/files/copy.tar"
+	t=$SECONDS
+	p2pfs $new get "$link" -o "$dir/files/copy.tar"
+	cmp "$dir/files/go-tree.tar" "$dir/files/copy.tar" || die "the copy differs"
+	cat <<TEXT
+   $(mib "$dir/files/copy.tar") MiB came back in $((SECONDS - t))s, from $lost machines of which none had been there.
+   They are identical.
 
 That was all of it, in $((SECONDS - start))s. To play with such a network yourself:
 

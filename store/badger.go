@@ -166,19 +166,20 @@ func (s *Store) update(fn func(*badger.Txn) error) error {
 		return errSync
 	}
 	err := s.db.Update(fn)
-	if err != nil && isFull(err) {
-		return fmt.Errorf("%w: %w", ErrFull, err)
-	}
 	if err == nil && s.syncFailed.Load() {
 		return errSync
 	}
-	return err
+	return full(err)
 }
 
 var errSync = errors.New("the disk failed to sync: open the store again to know what it holds")
 
-func isFull(err error) bool {
-	return errors.Is(err, syscall.ENOSPC) || strings.Contains(err.Error(), "no space left on device")
+// full makes an error of a full disk wrap ErrFull.
+func full(err error) error {
+	if errors.Is(err, syscall.ENOSPC) || err != nil && strings.Contains(err.Error(), "no space left on device") {
+		return fmt.Errorf("%w: %w", ErrFull, err)
+	}
+	return err
 }
 
 // get gives a copy of the value of key, or ErrNotFound.

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -69,8 +70,11 @@ func crashPack(seed, n uint64) *sample {
 
 const crashWriters = 4
 
+// crashHolders is the list of holders of some of them.
+var crashHolders = []Holder{{Peer: "someone", Shard: 1, Heard: 5}}
+
 // crashChild stores shards and deletes some, until it is killed. It says what
-// it has done: "put n", and "delete n" before and "deleted n" after.
+// it has done: "put n", "confirmed n", and "delete n" before and "deleted n" after.
 func crashChild(dir string, seed uint64) error {
 	s, err := Open(dir, Options{size: 32 << 20})
 	if err != nil {
@@ -102,6 +106,12 @@ func crashChild(dir string, seed uint64) error {
 					return err
 				}
 				fmt.Printf("put %d\n", n)
+				if n%3 == 0 {
+					if err := s.SetHolders(p.id(), n+1, crashHolders); err != nil {
+						return err
+					}
+					fmt.Printf("confirmed %d\n", n)
+				}
 				if n%5 == 4 {
 					fmt.Printf("delete %d\n", n)
 					if _, err := s.SetState(p.tombstone(n + 2)); err != nil {
@@ -165,9 +175,16 @@ func TestAcknowledgedShardsSurviveKills(t *testing.T) {
 		for n, word := range state {
 			p := crashPack(seed, n)
 			switch err := p.compare(s, 0); word {
-			case "put":
+			case "put", "confirmed":
 				if err != nil {
 					t.Errorf("kill %d: acknowledged shard %d: %v", kill, n, err)
+					continue
+				}
+				// The list may be lost, what it meant to the shard may not.
+				got, err := s.Pack(p.id())
+				if err != nil || word == "confirmed" && got.Held[0].Provisional ||
+					len(got.Holders) > 0 && (got.Number != n+1 || !slices.Equal(got.Holders, crashHolders)) {
+					t.Errorf("kill %d: %s shard %d: got %+v, %v", kill, word, n, got, err)
 				}
 			case "deleted":
 				if !errors.Is(err, ErrNotFound) {
@@ -179,6 +196,7 @@ func TestAcknowledgedShardsSurviveKills(t *testing.T) {
 				}
 			}
 		}
+		sweep(t, s)
 		checkNoStrays(t, s)
 		if kill%3 == 1 { // the files that the crash left are cut off and collected
 			if err := s.Reclaim(t.Context()); err != nil {
@@ -189,7 +207,7 @@ func TestAcknowledgedShardsSurviveKills(t *testing.T) {
 				t.Errorf("got files too long: %v, %v", ends, err)
 			}
 			for n, word := range state {
-				if word != "put" {
+				if word != "put" && word != "confirmed" {
 					continue
 				}
 				if err := crashPack(seed, n).compare(s, 0); err != nil {
@@ -204,7 +222,7 @@ func TestAcknowledgedShardsSurviveKills(t *testing.T) {
 	t.Logf("%d acknowledgements", acknowledged)
 }
 
-// checkNoStrays looks for blocks and manifests without a shard, and for
+// checkNoStrays looks for blocks, manifests and lists without a shard, and for
 // shards without blocks, and counts again.
 func checkNoStrays(tb testing.TB, s *Store) {
 	tb.Helper()
@@ -225,6 +243,11 @@ func checkNoStrays(tb testing.TB, s *Store) {
 	}
 	if got := s.Usage(); got.Held != want.Held || got.Shards != want.Shards {
 		tb.Errorf("got usage %+v, want %+v", got, want)
+	}
+	for _, id := range lists(tb, s) {
+		if p, err := s.Pack(id); err != nil || p.Held[0].Deleted {
+			tb.Errorf("a list is left of pack %s: %v", id, err)
+		}
 	}
 	err := s.view(func(txn *badger.Txn) error {
 		it := txn.NewIterator(badger.IteratorOptions{})

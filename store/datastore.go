@@ -193,25 +193,22 @@ func (b *batch) Delete(_ context.Context, k ds.Key) error {
 }
 
 func (b *batch) Commit(context.Context) error {
-	s := b.d.s
-	s.door.RLock()
-	defer s.door.RUnlock()
-	if s.db == nil {
-		return ErrClosed
-	}
-	wb := s.records.NewWriteBatch()
-	defer wb.Cancel()
-	for key, val := range b.ops {
-		var err error
-		if val == nil {
-			err = wb.Delete([]byte(key))
-		} else {
-			err = wb.Set([]byte(key), slices.Clip(val))
+	err := b.d.s.batchRecords(func(wb *badger.WriteBatch) error {
+		for key, val := range b.ops {
+			var err error
+			if val == nil {
+				err = wb.Delete([]byte(key))
+			} else {
+				err = wb.Set([]byte(key), slices.Clip(val))
+			}
+			if err != nil {
+				return err
+			}
 		}
-		if err != nil {
-			return err
-		}
+		return nil
+	})
+	if err == nil {
+		clear(b.ops)
 	}
-	clear(b.ops)
-	return wb.Flush()
+	return err
 }

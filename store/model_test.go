@@ -3,8 +3,10 @@
 package store
 
 import (
+	"bytes"
 	"errors"
 	"flag"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"slices"
@@ -27,6 +29,7 @@ type modelShard struct {
 // model is what a store must do, in a slice and maps.
 type model struct {
 	shards []modelShard
+	lists  map[pack.ID]holders
 	tombs  map[pack.ID]*pack.State
 	since  map[pack.ID]time.Time // when the tombstones came
 	alive  map[PutID]time.Time
@@ -82,6 +85,124 @@ func (m *model) put(p *sample, index int, id PutID, now time.Time) error {
 	return nil
 }
 
+// forget removes the lists of packs of which no shard is held.
+func (m *model) forget() {
+	for id := range m.lists {
+		if m.best(id) == nil {
+			delete(m.lists, id)
+		}
+	}
+}
+
+// best is the shard of a pack that is the best answer, or nil.
+func (m *model) best(id pack.ID) (best *modelShard) {
+	for i := range m.shards {
+		h := &m.shards[i]
+		if h.p.id() != id {
+			continue
+		}
+		st := &h.p.m.State
+		var better bool
+		switch {
+		case best == nil:
+			better = true
+		case (h.put == PutID{}) != (best.put == PutID{}):
+			better = h.put == PutID{}
+		case st.Hash() != best.p.m.State.Hash():
+			better = st.Newer(&best.p.m.State)
+		default:
+			better = h.index < best.index
+		}
+		if better {
+			best = h
+		}
+	}
+	return best
+}
+
+// newestOf is the newest state held of that coding, or nil.
+func (m *model) newestOf(id pack.ID, coding pack.Hash) (st *pack.State) {
+	for _, h := range m.shards {
+		if h.p.id() == id && codingOf(&h.p.m.State) == coding && h.p.m.State.Newer(st) {
+			st = &h.p.m.State
+		}
+	}
+	return st
+}
+
+// known is the list of holders that counts, and of which state it is.
+func (m *model) known(id pack.ID) (st *pack.State, list []Holder) {
+	if st = m.newestOf(id, m.lists[id].coding); st == nil {
+		return nil, nil
+	}
+	return st, m.lists[id].list
+}
+
+// setList keeps a list, one entry after the other thrown out where it is too
+// long; an empty one is none.
+func (m *model) setList(id pack.ID, number uint64, st *pack.State, list []Holder) {
+	var kept []Holder
+	for _, e := range list {
+		if !slices.ContainsFunc(kept, func(k Holder) bool { return k.Peer == e.Peer && k.Shard == e.Shard }) {
+			kept = append(kept, e)
+		}
+	}
+	for len(kept) > 2*(st.Coded+st.M)+16 {
+		worst := 0
+		for i, e := range kept {
+			if e.Heard <= kept[worst].Heard {
+				worst = i
+			}
+		}
+		kept = slices.Delete(kept, worst, worst+1)
+	}
+	if m.lists[id] = (holders{number, codingOf(st), kept}); len(kept) == 0 {
+		delete(m.lists, id)
+	}
+}
+
+// confirm is what SetHolders does to the list.
+func (m *model) confirm(id pack.ID, st *pack.State, said []Holder) {
+	known := m.lists[id]
+	number := st.Number
+	if known.coding == codingOf(st) {
+		if known.number >= number {
+			said, number = append(slices.Clone(known.list), said...), known.number
+		} else {
+			said = slices.Clone(said)
+			for i, e := range said {
+				for _, k := range known.list {
+					if k.Peer == e.Peer && k.Shard == e.Shard {
+						said[i] = k
+					}
+				}
+			}
+		}
+	}
+	m.setList(id, number, st, said)
+}
+
+// check compares a pack with what the store gives.
+func (m *model) check(got Pack) error {
+	want := Pack{ID: got.ID}
+	if st, list := m.known(got.ID); st != nil && len(list) > 0 {
+		want.Number, want.Holders = st.Number, list
+	}
+	held := 0
+	for _, h := range m.shards {
+		if h.p.id() == got.ID {
+			held++
+		}
+	}
+	if m.tombs[got.ID] != nil {
+		held++
+	}
+	if got.Number != want.Number || !slices.Equal(got.Holders, want.Holders) || len(got.Held) != held {
+		return fmt.Errorf("got %+v, want holders %+v of state %d, %d held", got, want.Holders, want.Number, held)
+	}
+	return nil
+}
+
 func TestStoreDoesWhatAModelDoes(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(3, 3))
 	var packs []*sample
@@ -112,7 +233,7 @@ func TestStoreDoesWhatAModelDoes(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer func() { _ = s.Close() }()
-		m := &model{tombs: map[pack.ID]*pack.State{}, since: map[pack.ID]time.Time{}, alive: map[PutID]time.Time{}}
+		m := &model{lists: map[pack.ID]holders{}, tombs: map[pack.ID]*pack.State{}, since: map[pack.ID]time.Time{}, alive: map[PutID]time.Time{}}
 
 		anyPack := rapid.Custom(func(t *rapid.T) *sample {
 			p := packs[rapid.IntRange(0, len(packs)-1).Draw(t, "pack")]
@@ -123,6 +244,21 @@ func TestStoreDoesWhatAModelDoes(t *testing.T) {
 			return p.renewed(uint64(rapid.IntRange(1, 9).Draw(t, "number")), expires)
 		})
 		anyPut := rapid.Custom(func(t *rapid.T) PutID { return PutID{byte(rapid.IntRange(0, 2).Draw(t, "put"))} })
+
+		anyHolder := rapid.Custom(func(t *rapid.T) Holder {
+			return Holder{Peer: rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "peer"), Shard: rapid.IntRange(0, 2).Draw(t, "shard"),
+				Heard: rapid.Int64Range(0, 3).Draw(t, "heard"), Verified: rapid.Int64Range(0, 3).Draw(t, "verified"),
+				Failed: rapid.Int64Range(0, 3).Draw(t, "failed")}
+		})
+		anyHolders := rapid.Custom(func(t *rapid.T) []Holder {
+			list := rapid.SliceOfN(anyHolder, 0, 4).Draw(t, "holders")
+			if rapid.IntRange(0, 4).Draw(t, "many") == 0 {
+				for i := range 30 {
+					list = append(list, Holder{Peer: fmt.Sprint("many ", i), Heard: int64(i * 7 % 5)})
+				}
+			}
+			return list
+		})
 
 		want := func(t *rapid.T, got, want error) {
 			if !errors.Is(got, want) || want == nil && got != nil {
@@ -179,6 +315,10 @@ func TestStoreDoesWhatAModelDoes(t *testing.T) {
 							h.p = p
 						}
 					}
+					if l, ok := m.lists[p.id()]; ok && l.coding == codingOf(&p.m.State) {
+						l.number = max(l.number, p.m.State.Number)
+						m.lists[p.id()] = l
+					}
 				}
 			},
 			"delete": func(t *rapid.T) {
@@ -198,7 +338,8 @@ func TestStoreDoesWhatAModelDoes(t *testing.T) {
 			"holders": func(t *rapid.T) {
 				p := anyPack.Draw(t, "p")
 				number := p.m.State.Number
-				err := s.SetHolders(p.id(), number, []Holder{{Peer: "x", Shard: 1}})
+				said := anyHolders.Draw(t, "said")
+				err := s.SetHolders(p.id(), number, said)
 				var at *pack.State
 				for _, h := range m.shards {
 					if st := &h.p.m.State; h.p.id() == p.id() && st.Number == number && st.Newer(at) {
@@ -214,6 +355,7 @@ func TestStoreDoesWhatAModelDoes(t *testing.T) {
 					return
 				}
 				want(t, err, nil)
+				m.confirm(p.id(), at, said)
 				for i := range m.shards {
 					if h := &m.shards[i]; h.p.m.State.Hash() == at.Hash() {
 						h.put = PutID{}
@@ -222,6 +364,60 @@ func TestStoreDoesWhatAModelDoes(t *testing.T) {
 				m.shards = slices.DeleteFunc(m.shards, func(h modelShard) bool {
 					return h.p.id() == p.id() && at.Newer(&h.p.m.State) && h.p.m.State.Hash() != at.Hash()
 				})
+			},
+			"update": func(t *rapid.T) {
+				ids := []pack.ID{{1}} // one that is not held
+				for _, p := range rapid.SliceOfN(anyPack, 1, 5).Draw(t, "packs") {
+					ids = append(ids, p.id())
+				}
+				next := map[pack.ID][]Holder{}
+				for _, id := range ids {
+					switch rapid.IntRange(0, 3).Draw(t, "how") {
+					case 0:
+						next[id] = nil
+					case 1:
+						next[id] = append([]Holder{}, anyHolders.Draw(t, "list")...)
+					default: // those known are heard
+						_, known := m.known(id)
+						known = append([]Holder{}, known...)
+						for i := range known {
+							known[i].Heard, known[i].Failed = 7, 0
+						}
+						next[id] = known
+					}
+				}
+				asked := map[pack.ID]int{}
+				want(t, s.UpdateHolders(ids, func(p Pack) []Holder {
+					if err := m.check(p); err != nil {
+						t.Fatal(err)
+					}
+					asked[p.ID]++
+					return next[p.ID]
+				}), nil)
+				for id, list := range next {
+					best := m.best(id)
+					if (best != nil) != (asked[id] == 1) {
+						t.Fatalf("pack %s was asked for %d times", id.Short(), asked[id])
+					}
+					if best == nil || list == nil {
+						continue
+					}
+					st, known := m.known(id)
+					if st == nil || len(known) == 0 {
+						st = &best.p.m.State
+					}
+					m.setList(id, st.Number, st, list)
+				}
+			},
+			"drop": func(t *rapid.T) {
+				p, index := anyPack.Draw(t, "p"), rapid.IntRange(0, 2).Draw(t, "index")
+				is := func(h modelShard) bool { return h.p.id() == p.id() && h.index == index }
+				if err := s.Drop(p.id(), index); slices.ContainsFunc(m.shards, is) {
+					want(t, err, nil)
+				} else {
+					want(t, err, ErrNotFound)
+				}
+				m.shards = slices.DeleteFunc(m.shards, is)
 			},
 			"touch": func(t *rapid.T) {
 				id := anyPut.Draw(t, "id")
@@ -254,6 +450,32 @@ func TestStoreDoesWhatAModelDoes(t *testing.T) {
 				}
 			},
 			"": func(t *rapid.T) {
+				m.forget()
+				held := map[pack.ID]bool{}
+				for _, p := range packs {
+					got, err := s.Pack(p.id())
+					if m.best(p.id()) == nil && m.tombs[p.id()] == nil {
+						want(t, err, ErrNotFound)
+						continue
+					}
+					want(t, errors.Join(err, m.check(got)), nil)
+					held[p.id()] = true
+				}
+				from := packs[rapid.IntRange(0, len(packs)-1).Draw(t, "from")].id()
+				last := pack.ID{}
+				for p, err := range s.Walk(panicCtx{}, from) {
+					want(t, errors.Join(err, m.check(p)), nil)
+					if bytes.Compare(p.ID[:], from[:]) < 0 || bytes.Compare(p.ID[:], last[:]) <= 0 || !held[p.ID] {
+						t.Fatalf("got pack %s after %s, from %s", p.ID, last, from)
+					}
+					last = p.ID
+					delete(held, p.ID)
+				}
+				for id := range held {
+					if bytes.Compare(id[:], from[:]) >= 0 {
+						t.Fatalf("pack %s is not given", id)
+					}
+				}
 				var u Usage
 				for _, h := range m.shards {
 					want(t, h.p.compare(s, h.index), nil)

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"errors"
 	"fmt"
 	"time"
 
@@ -52,15 +51,17 @@ const hintTTL = 30 * 24 * time.Hour
 
 // Keys of the database of what may be lost.
 const (
-	keyHint  = 'n' // pack ID 32: who was seen holding the pack
-	keyDatum = 'd' // prefix, zero byte, key: see Datastore
+	keyDatum   = 'd' // prefix, zero byte, key: see Datastore
+	keyHolders = 'h' // pack ID 32: who holds a pack held here
+	keyHint    = 'n' // pack ID 32: who was seen holding another pack
 )
 
 // SetHint keeps who was seen to hold a pack that this node does not hold, to
 // save looking for them again. It may be lost in a crash, and is forgotten after
 // 30 days.
 func (s *Store) SetHint(id pack.ID, hs []Holder) error {
-	b, err := encodeHolders(uint64(s.nowMs()), hs)
+	h := holders{number: uint64(s.nowMs()), list: hs}
+	b, err := h.encode()
 	if err == nil {
 		err = s.updateRecords(func(txn *badger.Txn) error { return txn.Set(packKey(keyHint, id), b) })
 	}
@@ -74,9 +75,11 @@ func (s *Store) SetHint(id pack.ID, hs []Holder) error {
 func (s *Store) Hint(id pack.ID) (hs []Holder, err error) {
 	err = s.viewRecords(func(txn *badger.Txn) error {
 		b, err := get(txn, packKey(keyHint, id))
-		if err == nil {
-			_, hs, err = decodeHolders(b)
+		if err != nil {
+			return err
 		}
+		h, err := decodeHolders(b)
+		hs = h.list
 		return err
 	})
 	if err != nil {
@@ -96,8 +99,8 @@ func (s *Store) sweepHints(now int64) error {
 			if err != nil {
 				return err
 			}
-			at, _, err := decodeHolders(b)
-			if err != nil || now-int64(at) >= hintTTL.Milliseconds() {
+			h, err := decodeHolders(b)
+			if err != nil || now-int64(h.number) >= hintTTL.Milliseconds() {
 				old = append(old, it.Item().KeyCopy(nil))
 			}
 		}
@@ -106,19 +109,14 @@ func (s *Store) sweepHints(now int64) error {
 	if err != nil || len(old) == 0 {
 		return err
 	}
-	s.door.RLock()
-	defer s.door.RUnlock()
-	if s.db == nil {
-		return ErrClosed
-	}
-	wb := s.records.NewWriteBatch()
-	defer wb.Cancel()
-	for _, key := range old {
-		if err := wb.Delete(key); err != nil {
-			return err
+	return s.batchRecords(func(b *badger.WriteBatch) error {
+		for _, key := range old {
+			if err := b.Delete(key); err != nil {
+				return err
+			}
 		}
-	}
-	return wb.Flush()
+		return nil
+	})
 }
 
 func (s *Store) viewRecords(fn func(*badger.Txn) error) error {
@@ -136,9 +134,21 @@ func (s *Store) updateRecords(fn func(*badger.Txn) error) error {
 	if s.db == nil {
 		return ErrClosed
 	}
-	err := s.records.Update(fn)
-	if err != nil && isFull(err) {
-		return errors.Join(ErrFull, err)
+	return full(s.records.Update(fn))
+}
+
+// batchRecords writes what fn puts into the batch, in as few transactions as
+// hold it.
+func (s *Store) batchRecords(fn func(*badger.WriteBatch) error) error {
+	s.door.RLock()
+	defer s.door.RUnlock()
+	if s.db == nil {
+		return ErrClosed
 	}
-	return err
+	b := s.records.NewWriteBatch()
+	defer b.Cancel()
+	if err := fn(b); err != nil {
+		return full(err)
+	}
+	return full(b.Flush())
 }

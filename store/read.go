@@ -122,20 +122,39 @@ type packRecord struct {
 // the caller works.
 const page = 256
 
+// each gives all records, in the order of the pack IDs.
 func (s *Store) each(ctx context.Context) iter.Seq2[packRecord, error] {
 	return func(yield func(packRecord, error) bool) {
-		from := []byte{keyPack}
+		for ps, err := range s.pages(ctx, pack.ID{}) {
+			if err != nil {
+				yield(packRecord{}, err)
+				return
+			}
+			for _, p := range ps {
+				if !yield(p, nil) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// pages gives all records from the first whose ID is not below from, a page at a
+// time. A damaged one is logged, and empty.
+func (s *Store) pages(ctx context.Context, from pack.ID) iter.Seq2[[]packRecord, error] {
+	return func(yield func([]packRecord, error) bool) {
+		next := packKey(keyPack, from)
 		for {
 			ps := make([]packRecord, 0, page)
 			err := s.view(func(txn *badger.Txn) error {
 				it := txn.NewIterator(badger.IteratorOptions{Prefix: []byte{keyPack}})
 				defer it.Close()
-				for it.Seek(from); it.Valid() && len(ps) < page; it.Next() {
+				for it.Seek(next); it.Valid() && len(ps) < page; it.Next() {
 					if err := ctx.Err(); err != nil {
 						return err
 					}
 					key := it.Item().KeyCopy(nil)
-					from = append(key, 0)
+					next = append(key, 0)
 					p := packRecord{id: pack.ID(key[1:])}
 					b, err := it.Item().ValueCopy(nil)
 					if err == nil {
@@ -150,16 +169,11 @@ func (s *Store) each(ctx context.Context) iter.Seq2[packRecord, error] {
 				}
 				return nil
 			})
-			for _, p := range ps {
-				if !yield(p, nil) {
-					return
-				}
-			}
 			if err != nil {
-				yield(packRecord{}, err)
+				yield(nil, err)
 				return
 			}
-			if len(ps) < page {
+			if len(ps) > 0 && !yield(ps, nil) || len(ps) < page {
 				return
 			}
 		}

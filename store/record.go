@@ -10,10 +10,10 @@ import (
 	"github.com/p2pfs/p2pfs/pack"
 )
 
-// The first byte of a key says what lies there. docs/format.md has the table.
+// The first byte of a key says what lies there, in the database of what must not
+// be lost. docs/format.md has the table.
 const (
 	keyBlock    = 'b' // slot 8, row 1: a block
-	keyHolders  = 'h' // pack ID 32: who holds the pack
 	keyIntent   = 'i' // slot 8: a shard being written
 	keyNote     = 'k' // any text: the node's own notes
 	keyManifest = 'm' // slot 8: a manifest
@@ -104,7 +104,7 @@ const (
 	// rowCost is what a block counts for beyond its bytes.
 	rowCost = 64
 	// holderCost is what one entry in the list of holders counts for.
-	holderCost = 48
+	holderCost = 64
 )
 
 // costOf is what a shard counts for in bytes.

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"flag"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -110,23 +111,38 @@ func TestImpossibleShardsAreRefused(t *testing.T) {
 	}
 }
 
-var goldenHolders = []Holder{{Peer: "peer one", Shard: 0}, {Peer: strings.Repeat("x", maxPeer), Shard: 255}}
+var goldenHolders = holders{1800000000000, hashOf("b"), []Holder{
+	{Peer: "peer one", Shard: 0, Heard: 1800000000001, Verified: 1800000000002, Failed: 1800000000003},
+	{Peer: strings.Repeat("x", maxPeer), Shard: 255},
+	{Peer: "peer one", Shard: 1, Heard: math.MaxInt64},
+}}
 
 func TestHoldersAreEncodedAsEver(t *testing.T) {
-	b, err := encodeHolders(1800000000000, goldenHolders)
+	b, err := goldenHolders.encode()
 	if err != nil {
 		t.Fatal(err)
 	}
 	golden(t, "holders", b)
-	number, hs, err := decodeHolders(b)
-	if diff := cmp.Diff(goldenHolders, hs); diff != "" || number != 1800000000000 || err != nil {
-		t.Errorf("got %d, %v, %v", number, err, diff)
+	got, err := decodeHolders(b)
+	if diff := cmp.Diff(goldenHolders, got, cmp.AllowUnexported(holders{})); diff != "" || err != nil {
+		t.Errorf("got %v (-want +got):\n%s", err, diff)
 	}
+	for n := range b {
+		_, err := decodeHolders(b[:n])
+		wantErr(t, err, ErrCorrupt)
+	}
+	_, err = decodeHolders(append(b, 0))
+	wantErr(t, err, ErrCorrupt)
+	late := bytes.Clone(b)
+	late[holdersFixed+1+1+len("peer one")] |= 0x80 // Heard
+	_, err = decodeHolders(late)
+	wantErr(t, err, ErrCorrupt)
 	b[0]++
-	_, _, err = decodeHolders(b)
+	_, err = decodeHolders(b)
 	wantErr(t, err, ErrVersion)
-	for _, bad := range [][]Holder{{{Peer: "", Shard: 0}}, {{Peer: "p", Shard: -1}}, {{Peer: "p", Shard: 256}}, {{Peer: strings.Repeat("x", maxPeer+1), Shard: 0}}, make([]Holder, maxHolders+1)} {
-		if _, err := encodeHolders(1, bad); err == nil {
+	for _, bad := range [][]Holder{{{Peer: "", Shard: 0}}, {{Peer: "p", Shard: -1}}, {{Peer: "p", Shard: 256}}, {{Peer: strings.Repeat("x", maxPeer+1), Shard: 0}},
+		{{Peer: "p", Heard: -1}}, {{Peer: "p", Verified: -1}}, {{Peer: "p", Failed: -1}}, make([]Holder, maxHolders+1)} {
+		if _, err := (&holders{1, hashOf("b"), bad}).encode(); err == nil {
 			t.Errorf("%v was encoded", bad[:1])
 		}
 	}
@@ -151,17 +167,20 @@ func FuzzDecodeRecord(f *testing.F) {
 }
 
 func FuzzDecodeHolders(f *testing.F) {
-	b, err := encodeHolders(7, goldenHolders)
+	b, err := goldenHolders.encode()
 	if err != nil {
 		f.Fatal(err)
 	}
 	f.Add(b)
 	f.Fuzz(func(t *testing.T, b []byte) {
-		number, hs, err := decodeHolders(b)
+		h, err := decodeHolders(b)
 		if err != nil {
+			if !errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrVersion) {
+				t.Errorf("got error %v", err)
+			}
 			return
 		}
-		if got, err := encodeHolders(number, hs); err != nil || !bytes.Equal(got, b) {
+		if got, err := h.encode(); err != nil || !bytes.Equal(got, b) {
 			t.Errorf("got %x, %v, want %x", got, err, b)
 		}
 	})

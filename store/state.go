@@ -14,169 +14,12 @@ import (
 	"github.com/p2pfs/p2pfs/pack"
 )
 
-// Holder is a peer that keeps a shard of a pack.
-type Holder struct {
-	Peer  string // libp2p's peer ID, its raw bytes
-	Shard int
-
-	// What this node has seen of it, in Unix milliseconds; 0: never.
-	Heard    int64 // when the peer itself last said that it holds the shard
-	Verified int64 // when it last gave a block of it that checked
-	Failed   int64 // when it last failed to; 0 again once it has given one
-}
-
-// Pack is all that is held and known of one pack.
-type Pack struct {
-	ID      pack.ID
-	Held    []Holding // the best answer first, as Holdings has them; a tombstone last
-	Number  uint64    // of the state whose shards Holders keep; 0: nobody is known
-	Holders []Holder
-}
-
-const (
-	holdersVersion = 1
-	maxHolders     = 1024 // of one pack
-	maxPeer        = 64   // bytes of a peer ID
-)
-
-// encodeHolders gives the one encoding of a list of holders.
-func encodeHolders(number uint64, hs []Holder) ([]byte, error) {
-	if len(hs) > maxHolders {
-		return nil, fmt.Errorf("%d holders, at most %d are kept", len(hs), maxHolders)
-	}
-	b := []byte{holdersVersion}
-	b = binary.BigEndian.AppendUint64(b, number)
-	b = binary.BigEndian.AppendUint16(b, uint16(len(hs)))
-	for _, h := range hs {
-		if h.Shard < 0 || h.Shard > 255 || len(h.Peer) == 0 || len(h.Peer) > maxPeer {
-			return nil, fmt.Errorf("holder of shard %d with a peer ID of %d bytes", h.Shard, len(h.Peer))
-		}
-		b = append(b, byte(h.Shard), byte(len(h.Peer)))
-		b = append(b, h.Peer...)
-	}
-	return b, nil
-}
-
-// decodeHolders reads what encodeHolders gave, and nothing else.
-func decodeHolders(b []byte) (number uint64, hs []Holder, err error) {
-	r := reader{b: b}
-	if v := r.u8(); v > holdersVersion {
-		return 0, nil, fmt.Errorf("decode holders: version %d: %w", v, ErrVersion)
-	} else if v < holdersVersion {
-		r.bad = true
-	}
-	number = r.u64()
-	n := int(r.u16())
-	if n > maxHolders {
-		r.bad = true
-	}
-	for i := 0; i < n && !r.bad; i++ {
-		h := Holder{Shard: int(r.u8())}
-		size := int(r.u8())
-		if size == 0 || size > maxPeer {
-			r.bad = true
-			break
-		}
-		h.Peer = string(r.take(size))
-		hs = append(hs, h)
-	}
-	if r.bad || len(r.b) > 0 {
-		return 0, nil, fmt.Errorf("decode holders: %w", ErrCorrupt)
-	}
-	return number, hs, nil
-}
-
 // encodeTime is how a time, in Unix milliseconds, is stored.
 func encodeTime(ms int64) []byte { return binary.BigEndian.AppendUint64(nil, uint64(ms)) }
 
 func decodeTime(b []byte) int64 {
 	r := reader{b: b}
 	return int64(r.u64())
-}
-
-// SetHolders keeps who holds the shards of a pack's state of that number, all
-// of which are durable: the shards held here of that state are no longer
-// provisional, and those of older states are dropped. It returns ErrNotFound
-// where none of that state is held, ErrOld where only newer ones are.
-func (s *Store) SetHolders(id pack.ID, number uint64, hs []Holder) error {
-	return s.Confirm(id, number, hs, nil)
-}
-
-// Confirm does what SetHolders does if may (nil: no question) allows it for a
-// shard of that state: it is told which of the n it is, the put that brought it
-// or its state, and the holders known so far. Otherwise it returns ErrDenied.
-func (s *Store) Confirm(id pack.ID, number uint64, hs []Holder, may func(shard int, put PutID, known []Holder) bool) error {
-	if err := s.confirm(id, number, hs, may); err != nil {
-		return fmt.Errorf("holders of pack %s: %w", id.Short(), err)
-	}
-	return nil
-}
-
-func (s *Store) confirm(id pack.ID, number uint64, hs []Holder, may func(int, PutID, []Holder) bool) error {
-	b, err := encodeHolders(number, hs)
-	if err != nil {
-		return err
-	}
-	defer s.lock(id)()
-	r, err := s.record(id)
-	if err != nil {
-		return err
-	}
-	var at stamp
-	for i := range r.shards {
-		if h := &r.shards[i]; h.number == number && (at.number == 0 || h.newer(at)) {
-			at = h.stamp
-		}
-	}
-	if at == (stamp{}) {
-		if newest, known := r.newest(); known && newest.number > number {
-			return ErrOld
-		}
-		return ErrNotFound
-	}
-	if may != nil {
-		_, known, err := s.Holders(id)
-		if err != nil && !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrCorrupt) {
-			return err
-		}
-		if !slices.ContainsFunc(r.shards, func(h shard) bool { return h.stamp == at && may(h.index, h.put, known) }) {
-			return ErrDenied
-		}
-	}
-	return s.change(id, &r, func(c *change) error {
-		for i := range r.shards {
-			if h := &r.shards[i]; h.stamp == at {
-				old := *h
-				h.confirmed = h.put != PutID{}
-				c.moved(&old, h)
-			}
-		}
-		for _, h := range slices.Clone(r.shards) {
-			if at.newer(h.stamp) {
-				c.drop(&r, h.slot)
-			}
-		}
-		c.set(packKey(keyHolders, id), b)
-		return nil
-	})
-}
-
-// Holders gives what SetHolders was told last.
-func (s *Store) Holders(id pack.ID) (number uint64, hs []Holder, err error) {
-	var b []byte
-	err = s.view(func(txn *badger.Txn) error {
-		return retry(func() (err error) {
-			b, err = get(txn, packKey(keyHolders, id))
-			return err
-		})
-	})
-	if err == nil {
-		number, hs, err = decodeHolders(b)
-	}
-	if err != nil {
-		return 0, nil, fmt.Errorf("holders of pack %s: %w", id.Short(), err)
-	}
-	return number, hs, nil
 }
 
 // SetState takes a new state of a pack, verified by the caller, and tells
@@ -266,7 +109,11 @@ func (s *Store) renewPack(id pack.ID, st *pack.State) (bool, error) {
 		}
 		return nil
 	})
-	return err == nil, err
+	if err != nil {
+		return false, err
+	}
+	s.carryHolders(id, at, coding)
+	return true, nil
 }
 
 // Tombstone gives the state that deleted a pack.
@@ -356,8 +203,9 @@ func (s *Store) silent(id PutID, now int64) bool {
 // syncs.
 const sweepers = 8
 
-// Sweep drops what has expired, the provisional shards of silent puts, and
-// tombstones and hints past their time.
+// Sweep drops what has expired, the provisional shards of silent puts,
+// tombstones and hints past their time, and lists of holders that a crash has
+// left of packs that are not held.
 func (s *Store) Sweep(ctx context.Context) error {
 	if err := s.sweep(ctx); err != nil {
 		return fmt.Errorf("sweep store: %w", err)
@@ -375,7 +223,7 @@ func (s *Store) sweep(ctx context.Context) error {
 	if err := s.dropAll(ctx, shardOver, tombOver); err != nil {
 		return err
 	}
-	return errors.Join(s.forgetPuts(), s.sweepHints(now))
+	return errors.Join(s.forgetPuts(), s.sweepHints(now), s.sweepHolders(ctx))
 }
 
 // GiveUp drops the shards that are provisional for a put: it has ended and

@@ -1,6 +1,9 @@
 // Package store keeps what a peer holds for others: blocks, the manifests
 // they are checked against, tombstones, and who else holds the packs. It lies
-// in two Badger databases in one folder and is the one door to Badger.
+// in two Badger databases in one folder and is the one door to Badger. All that
+// would be missed is synced to the disk before it is acknowledged; who holds
+// packs ([Store.UpdateHolders]), hints and the DHT's records are not: a crash may
+// lose what was written of them last.
 //
 // A shard is stored in three steps: [Store.Begin] reserves its space,
 // [Writer.Write] takes its blocks one after the other, [Writer.Commit] returns
@@ -27,6 +30,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"sync"
@@ -71,7 +75,7 @@ type Options struct {
 	Log      *slog.Logger     // nil: no log
 
 	ProvisionalTTL time.Duration // how long a silent put's shards are kept; 0: 24 hours
-	SweepEvery     time.Duration // how often Run sweeps; 0: 10 minutes
+	SweepEvery     time.Duration // how often Run sweeps; 0: 2 minutes
 	ReclaimEvery   time.Duration // how often Run looks for space to give back; 0: a minute
 
 	// Dropped, if not nil, is called when the last shard of a pack has gone.
@@ -85,9 +89,11 @@ type Options struct {
 
 // Constants of the store's upkeep.
 const (
-	tombstoneTTL   = 180 * 24 * time.Hour
-	defaultTTL     = 24 * time.Hour
-	defaultSweep   = 10 * time.Minute
+	tombstoneTTL = 180 * 24 * time.Hour
+	defaultTTL   = 24 * time.Hour
+	// What has expired is to be given back to the disk within 5 minutes:
+	// swept, and then reclaimed.
+	defaultSweep   = 2 * time.Minute
 	defaultReclaim = time.Minute
 )
 
@@ -102,15 +108,17 @@ type Usage struct {
 // Store is an open store.
 type Store struct {
 	dir     string
+	boot    uint64
 	opt     Options
 	log     *slog.Logger
 	cache   *manifests
-	records *badger.DB // what may be lost: hints, the DHT's records
+	records *badger.DB // what may be lost: who holds packs, hints, the DHT's records
 
 	packs      [64]sync.Mutex // a pack's record is read and written under one of them
 	reclaiming sync.Mutex     // held by who reopens the database or collects its garbage
 	buffered   atomic.Int64   // bytes of blocks waiting to be written
 	syncFailed atomic.Bool    // a sync failed: nothing can be promised any more
+	strays     atomic.Bool    // there may be lists of holders of packs that are not held
 
 	door sync.RWMutex // held for reading while db is used, for writing to replace it
 	db   *badger.DB   // nil when closed
@@ -158,11 +166,13 @@ func open(dir string, o Options) (_ *Store, err error) {
 	}
 	s := &Store{
 		dir:   dir,
+		boot:  rand.Uint64(),
 		opt:   o,
 		log:   o.Log,
 		cache: newManifests(manifestCache),
 		puts:  map[PutID]*put{},
 	}
+	s.strays.Store(true)
 	if !o.InMemory {
 		if err := os.MkdirAll(s.blocksDir(), 0o700); err != nil {
 			return nil, err
@@ -196,6 +206,10 @@ func orDefault(d, def time.Duration) time.Duration {
 	}
 	return d
 }
+
+// Boot is a number made anew each time the store is opened: who sees another one
+// knows that it was closed, or crashed, in between.
+func (s *Store) Boot() uint64 { return s.boot }
 
 // Close closes the store. Writers that are still open fail.
 func (s *Store) Close() error {
@@ -265,9 +279,33 @@ func (s *Store) account(held, unwritten, dead int64, shards int) {
 
 // lock locks the record of a pack and gives the function that unlocks it.
 func (s *Store) lock(id pack.ID) (unlock func()) {
-	m := &s.packs[id[0]%uint8(len(s.packs))]
+	m := &s.packs[s.stripe(id)]
 	m.Lock()
 	return m.Unlock
+}
+
+// stripe says which of the locks a pack has, many packs sharing one.
+func (s *Store) stripe(id pack.ID) int { return int(id[0]) % len(s.packs) }
+
+// lockAll locks the records of packs, each lock once and always in the same
+// order: who else takes more than one does so here.
+func (s *Store) lockAll(ids []pack.ID) (unlock func()) {
+	var taken [len(s.packs)]bool
+	for _, id := range ids {
+		taken[s.stripe(id)] = true
+	}
+	for i := range taken {
+		if taken[i] {
+			s.packs[i].Lock()
+		}
+	}
+	return func() {
+		for i := range taken {
+			if taken[i] {
+				s.packs[i].Unlock()
+			}
+		}
+	}
 }
 
 // nowMs is the time in Unix milliseconds.

@@ -390,9 +390,6 @@ func (s *Store) change(id pack.ID, r *record, fn func(*change) error) error {
 		} else {
 			c.set(packKey(keyPack, id), r.encode())
 		}
-		if len(r.shards) == 0 {
-			c.del(packKey(keyHolders, id))
-		}
 		for p, n := range c.puts {
 			if n >= 0 { // came, or was asked for again
 				c.set(putKey(p), encodeTime(now))
@@ -406,8 +403,11 @@ func (s *Store) change(id pack.ID, r *record, fn func(*change) error) error {
 	for _, slot := range c.slots {
 		s.cache.drop(slot)
 	}
-	if s.opt.Dropped != nil && c.count < 0 && len(r.shards) == 0 {
-		defer s.opt.Dropped(id)
+	if c.count < 0 && len(r.shards) == 0 {
+		s.forgetHolders(id)
+		if s.opt.Dropped != nil {
+			defer s.opt.Dropped(id)
+		}
 	}
 	s.account(c.held, 0, c.dead, c.count)
 	s.mu.Lock()

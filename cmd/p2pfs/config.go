@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 )
@@ -54,6 +55,12 @@ func (a *app) config(f *flagSettings) error {
 		{keyListen, strings.Join(s.Listen, " "), setting{s.Listen, from[keyListen]}},
 		{keyMDNS, fmt.Sprint(s.MDNS), setting{s.MDNS, from[keyMDNS]}},
 		{keyPortMap, fmt.Sprint(s.PortMap), setting{s.PortMap, from[keyPortMap]}},
+		{keyGrace, s.Grace.String(), setting{time.Duration(s.Grace).String(), from[keyGrace]}},
+		{keyProbe, s.Probe.String(), setting{time.Duration(s.Probe).String(), from[keyProbe]}},
+		{keyAudit, s.Audit.String(), setting{time.Duration(s.Audit).String(), from[keyAudit]}},
+		{keyRepairRate, "no bound", setting{int64(s.RepairRate), from[keyRepairRate]}},
+		{keySettle, s.Settle.String(), setting{time.Duration(s.Settle).String(), from[keySettle]}},
+		{keyMetrics, s.Metrics, setting{s.Metrics, from[keyMetrics]}},
 	}
 	if a.json {
 		object := make(map[string]setting, len(all))
@@ -67,6 +74,9 @@ func (a *app) config(f *flagSettings) error {
 	for _, l := range all {
 		if l.key == keyCapacity && s.Capacity > 0 {
 			l.text = formatSize(int64(s.Capacity))
+		}
+		if l.key == keyRepairRate && s.RepairRate > 0 {
+			l.text = formatSize(int64(s.RepairRate)) + "/s"
 		}
 		if l.text == "" {
 			l.text = "-"

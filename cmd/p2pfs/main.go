@@ -113,8 +113,8 @@ for itself, which keeps nothing for others, and ends it when it is done.`,
 
 	root.AddCommand(
 		initCommand(a), inviteCommand(a), joinCommand(a), expelCommand(a), nodeCommand(a),
-		putCommand(a), getCommand(a), catCommand(a), statCommand(a),
-		peersCommand(a), statusCommand(a),
+		putCommand(a), getCommand(a), catCommand(a), statCommand(a), linkCommand(a), rmCommand(a),
+		healthCommand(a), repairCommand(a), leaveCommand(a), peersCommand(a), statusCommand(a),
 		configCommand(a), versionCommand(a), completionCommand(a),
 	)
 	ran = new(bool)

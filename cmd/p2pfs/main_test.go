@@ -36,7 +36,7 @@ func TestMain(m *testing.M) {
 //	stopnode HOME            ends it with SIGTERM; its exit code must be 0
 //	killnode HOME            ends it with SIGKILL
 //	fakenode HOME HOW        answers on the home's socket as type fake says
-//	fakebegun                waits until a get or put of the fake node has begun
+//	fakebegun                waits until a request that hangs in the fake node has begun
 //	setlink NAME KIND        sets a variable to a well-formed link of a network that is nowhere
 //	setfile NAME FILE        sets a variable to what a file holds, without the last newline
 //	random FILE SIZE         makes a file of random bytes
@@ -155,7 +155,7 @@ func randomFile(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 func setLink(ts *testscript.TestScript, _ bool, args []string) {
-	ts.Setenv(args[0], testLink(map[string]volume.Kind{"file": volume.KindFile, "tree": volume.KindTree}[args[1]]))
+	ts.Setenv(args[0], testLink(map[string]volume.Kind{"file": volume.KindFile, "tree": volume.KindTree, "verify": volume.KindVerify}[args[1]]))
 }
 
 func testLink(kind volume.Kind) string {
@@ -168,7 +168,8 @@ type fake struct {
 	control.API
 
 	how   string
-	begun chan struct{} // a value a get or put that has begun
+	begun chan struct{} // a value a request that hangs and has begun
+	end   func()        // ends the fake node
 }
 
 // fakeBody is the file that a fake node has.
@@ -225,6 +226,101 @@ func (f *fake) Put(ctx context.Context, q node.PutRequest, r io.Reader, _ func(n
 	return res, err
 }
 
+// Health has one pack that is well, one that is not as far as is known, and
+// with "lost" two of which too little has been verified; with "empty" none.
+func (f *fake) Health(_ context.Context, source string) (node.Health, error) {
+	h := node.Health{Kind: "node"}
+	if source != "" {
+		h.Kind = "file"
+	}
+	if f.how == "empty" {
+		return h, nil
+	}
+	checked := time.Now().Add(-3 * time.Hour)
+	id := func(b byte) string { return strings.Repeat(string(b), 64) }
+	h.Packs, h.Bytes, h.Repairs, h.Verified = 32, 1<<30, 2, checked
+	h.K, h.N, h.Live, h.Unknown, h.Survives = 8, 20, 9, 4, 1
+	h.Levels = []node.HealthLevel{{Survives: 1, Packs: 1}, {Survives: 6, Packs: 1}, {Survives: 12, Packs: 30}}
+	h.Worst = []node.PackHealth{
+		{ID: id('a'), K: 8, N: 20, Live: 9, Unknown: 4, Survives: 1, Verified: checked, Repair: "running"},
+		{ID: id('b'), K: 8, N: 20, Live: 14, Survives: 6, Verified: checked.Add(time.Hour), Repair: "due"},
+		{ID: id('c'), K: 8, N: 20, Live: 20, Survives: 12, Verified: checked},
+	}
+	if f.how == "lost" {
+		h.Levels = append([]node.HealthLevel{{Survives: -8, Packs: 2}}, h.Levels...)
+		h.Worst = append([]node.PackHealth{
+			{ID: id('d'), K: 8, N: 20, Unknown: 20, Survives: -8},
+			{ID: id('e'), K: 8, N: 20, Unknown: 7, Survives: -8, Repair: "lost"},
+		}, h.Worst...)
+		h.Packs, h.Live, h.Unknown, h.Survives, h.Verified, h.Unplaced = 34, 0, 20, -8, time.Time{}, 1
+	}
+	return h, nil
+}
+
+// Repair rebuilds 7 shards, with "partial" some find no place, with "lost" two
+// packs have too few.
+func (f *fake) Repair(ctx context.Context, _ string, progress func(node.RepairProgress)) (node.RepairResult, error) {
+	progress(node.RepairProgress{Done: 1, Total: 33})
+	res := node.RepairResult{Packs: 33, Checked: 660, Rebuilt: 7, Bytes: 44 << 20, Seconds: 1.5}
+	switch f.how {
+	case "partial":
+		res.Partial, res.Unplaced = true, 3
+	case "lost":
+		res.Partial, res.Lost = true, 2
+	case "hang":
+		f.begun <- struct{}{}
+		<-ctx.Done()
+		return res, ctx.Err()
+	}
+	return res, nil
+}
+
+// Leave hands 9 shards over, with "partial" all but one, and ends the fake
+// node as a real one ends.
+func (f *fake) Leave(ctx context.Context, progress func(node.LeaveProgress)) (node.LeaveResult, error) {
+	progress(node.LeaveProgress{Done: 1, Total: 9, Bytes: 4 << 20})
+	res := node.LeaveResult{Shards: 9, Handed: 9, Bytes: 36 << 20}
+	switch f.how {
+	case "partial":
+		res.Handed, res.Left, res.Bytes, res.Reasons = 8, 1, 32<<20, []string{"pack 3f2a9c01: 20 peers hold a shard of it already"}
+	case "refuse":
+		return res, &node.Error{Code: node.NoPeers, Hint: "wait", Err: errors.New("no peer is there")}
+	case "hang":
+		f.begun <- struct{}{}
+		<-ctx.Done()
+		return res, ctx.Err()
+	}
+	f.end()
+	return res, nil
+}
+
+// Remove deletes 3 packs, with "partial" it keeps one and one holder is away.
+func (f *fake) Remove(context.Context, string) (node.RemoveResult, error) {
+	res := node.RemoveResult{Packs: 3, Told: 20, Bytes: 48 << 20}
+	switch f.how {
+	case "partial":
+		res.Kept, res.Untold = 1, 2
+	case "refuse":
+		return node.RemoveResult{}, &node.Error{Code: node.Refused, Err: errors.New("it was put from another home")}
+	}
+	return res, nil
+}
+
+func (f *fake) Link(_ context.Context, _ string, verify bool) (string, error) {
+	if verify {
+		return testLink(volume.KindVerify), nil
+	}
+	return testLink(volume.KindFile), nil
+}
+
+// Status has repairs of all kinds.
+func (f *fake) Status(context.Context) (node.Status, error) {
+	return node.Status{
+		ID: "12D3KooWx", Network: strings.Repeat("ab", 32), Running: true, Repairs: 2, Repaired: 7, RepairFailed: 1,
+		Suspected: 3, Due: 5, Unplaced: 1, Audits: 100, AuditFailed: 4,
+	}, nil
+}
+
 // Peers has two peers, one with a name made to confuse terminals.
 func (f *fake) Peers(context.Context) ([]node.Peer, error) {
 	return []node.Peer{
@@ -243,6 +339,7 @@ func fakeNode(ts *testscript.TestScript, _ bool, args []string) {
 	ln, err := control.Listen(h.Socket())
 	ts.Check(err)
 	ctx, cancel := context.WithCancel(context.Background())
+	w.fake.end = cancel
 	ended := make(chan error, 1)
 	go func() { ended <- control.Serve(ctx, ln, w.fake, slog.New(slog.DiscardHandler)) }()
 	w.stop = sync.OnceFunc(func() {

@@ -19,15 +19,23 @@ func nodeCommand(a *app) *cobra.Command {
 	var f flagSettings
 	provisional := durationFlag(24 * time.Hour)
 	c := &cobra.Command{
-		Use:     "node [--zone Z] [--capacity SIZE] [--listen ADDR]... [--no-mdns] [--no-portmap] [--provisional D]",
+		Use:     "node [--zone Z] [--capacity SIZE] [--listen ADDR]... [--no-mdns] [--no-portmap] [--grace D] [--probe D] [--audit D] [--repair-rate SIZE] [--settle D] [--metrics ADDR] [--provisional D]",
 		Aliases: []string{"daemon"},
 		Short:   "Run the node of this home",
 		Long: `node runs the node of this home in the foreground: it keeps shards for others and
 does the work of the commands that are given on the same home. When it is ready
 it prints one line, its peer ID and addresses; the log goes to stderr. SIGTERM or
-^C ends it in order. Flags come before the environment, that before config.toml.`,
+^C ends it in order; after 'p2pfs leave' it ends by itself. Flags come before the
+environment, that before config.toml.
+
+For the packs it holds shards of, it asks the other holders whether they are there
+(--probe), and now and then for a block of what they hold (--audit: how long it
+takes until all have been asked once). What stays away for longer than --grace is
+rebuilt on other peers, at once where little is left. In a real network these are
+best left alone.`,
 		Example: `  p2pfs node
-  p2pfs --home /srv/p2pfs node --capacity 2TiB --listen :4017`,
+  p2pfs --home /srv/p2pfs node --capacity 2TiB --listen :4017
+  p2pfs node --repair-rate 5MB --metrics :4018`,
 		Args:                  arguments(0, 0),
 		Annotations:           exits(node.Refused),
 		DisableFlagsInUseLine: true,
@@ -59,12 +67,9 @@ func (a *app) node(ctx context.Context, f *flagSettings, provisional time.Durati
 		return err
 	}
 	log := a.logger(slog.LevelInfo)
-	n, err := node.Open(h, node.Config{
-		Settings:       s.node(),
-		Version:        programVersion().String(),
-		ProvisionalTTL: provisional,
-		Log:            log,
-	})
+	c := s.config()
+	c.Version, c.ProvisionalTTL, c.Log = programVersion().String(), provisional, log
+	n, err := node.Open(h, c)
 	if err != nil {
 		return err
 	}
@@ -73,16 +78,17 @@ func (a *app) node(ctx context.Context, f *flagSettings, provisional time.Durati
 	if err != nil {
 		return errors.Join(err, n.Close())
 	}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return control.Serve(ctx, ln, waiting{n, n.Ready()}, log) })
 	g.Go(func() error {
-		if err := n.Run(ctx); err != nil && ctx.Err() == nil {
-			return err
+		defer stop() // a node that has left ends all
+		err := n.Run(ctx)
+		if ctx.Err() != nil {
+			return nil
 		}
-		if ctx.Err() == nil {
-			return errors.New("the node ended by itself")
-		}
-		return nil
+		return err
 	})
 	g.Go(func() error {
 		select {
@@ -139,4 +145,39 @@ func (w waiting) Stat(ctx context.Context, source string) (node.Stat, error) {
 		return node.Stat{}, err
 	}
 	return w.API.Stat(ctx, source)
+}
+
+func (w waiting) Health(ctx context.Context, source string) (node.Health, error) {
+	if err := w.wait(ctx); err != nil {
+		return node.Health{}, err
+	}
+	return w.API.Health(ctx, source)
+}
+
+func (w waiting) Repair(ctx context.Context, source string, progress func(node.RepairProgress)) (node.RepairResult, error) {
+	if err := w.wait(ctx); err != nil {
+		return node.RepairResult{}, err
+	}
+	return w.API.Repair(ctx, source, progress)
+}
+
+func (w waiting) Leave(ctx context.Context, progress func(node.LeaveProgress)) (node.LeaveResult, error) {
+	if err := w.wait(ctx); err != nil {
+		return node.LeaveResult{}, err
+	}
+	return w.API.Leave(ctx, progress)
+}
+
+func (w waiting) Remove(ctx context.Context, source string) (node.RemoveResult, error) {
+	if err := w.wait(ctx); err != nil {
+		return node.RemoveResult{}, err
+	}
+	return w.API.Remove(ctx, source)
+}
+
+func (w waiting) Link(ctx context.Context, source string, verify bool) (string, error) {
+	if err := w.wait(ctx); err != nil {
+		return "", err
+	}
+	return w.API.Link(ctx, source, verify)
 }

@@ -14,11 +14,12 @@ import (
 // enough to see that something happens, seldom enough for a log.
 const linePeriod = 5 * time.Second
 
-// progress shows how far a put or get is: a bar on a terminal, otherwise a line
+// progress shows how far a command is: a bar on a terminal, otherwise a line
 // now and then, nothing with --quiet and --json.
 type progress struct {
 	a     *app
 	label string
+	unit  string // what is counted; empty: bytes
 	lines rate
 
 	mu  sync.Mutex // guards what follows
@@ -26,11 +27,20 @@ type progress struct {
 	off bool
 }
 
-// progress begins to show the progress of what label says. The caller calls
-// end.
-func (a *app) progress(label string) *progress {
-	return &progress{a: a, label: label, off: a.quiet || a.json, lines: rate{begun: time.Now(), told: time.Now()}}
+// progress begins to show the progress of what label says, in bytes. The caller
+// calls end.
+func (a *app) progress(label string) *progress { return a.progressOf(label, "") }
+
+// progressOf is progress of something else than bytes.
+func (a *app) progressOf(label, unit string) *progress {
+	return &progress{a: a, label: label, unit: unit, off: a.quiet || a.json, lines: rate{unit: unit, begun: time.Now(), told: time.Now()}}
 }
+
+// The bar on a terminal, of bytes and of other things.
+const (
+	byteBar  = `{{string . "label"}} {{counters . }} {{bar . "[" "=" ">" " " "]"}} {{percent . }} {{speed . }} {{rtime . "%s left"}}`
+	countBar = `{{string . "label"}} {{counters . }} {{string . "unit"}} {{bar . "[" "=" ">" " " "]"}} {{percent . }} {{rtime . "%s left"}}`
+)
 
 // update takes news from any goroutine.
 func (p *progress) update(n node.Progress) {
@@ -47,10 +57,17 @@ func (p *progress) update(n node.Progress) {
 	}
 	if p.bar == nil {
 		p.bar = pb.New64(max(n.Total, 0))
-		p.bar.SetTemplateString(`{{string . "label"}} {{counters . }} {{bar . "[" "=" ">" " " "]"}} {{percent . }} {{speed . }} {{rtime . "%s left"}}`)
-		p.bar.Set("label", p.label).Set(pb.Bytes, true).Set(pb.Color, false)
+		if p.unit == "" {
+			p.bar.SetTemplateString(byteBar).Set(pb.Bytes, true)
+		} else {
+			p.bar.SetTemplateString(countBar).Set("unit", p.unit)
+		}
+		p.bar.Set("label", p.label).Set(pb.Color, false)
 		p.bar.SetWriter(p.a.stderr.w).Start()
 		p.a.stderr.setBar(true)
+	}
+	if n.Total > 0 { // of a repair it is known only after a while
+		p.bar.SetTotal(n.Total)
 	}
 	p.bar.SetCurrent(n.Done)
 }
@@ -68,6 +85,7 @@ func (p *progress) end() {
 
 // rate makes the lines of a progress without a terminal.
 type rate struct {
+	unit        string // what is counted; empty: bytes
 	begun, told time.Time
 }
 
@@ -78,13 +96,20 @@ func (r *rate) line(now time.Time, n node.Progress) string {
 	}
 	r.told = now
 	perSecond := float64(n.Done) / now.Sub(r.begun).Seconds()
+	if r.unit != "" {
+		return fmt.Sprintf("%d of %d %s", n.Done, n.Total, r.unit) + timeLeft(n, perSecond)
+	}
 	if n.Total < 0 {
 		return fmt.Sprintf("%s, %s/s", formatSize(n.Done), formatSize(int64(perSecond)))
 	}
-	s := fmt.Sprintf("%s of %s, %s/s", formatSize(n.Done), formatSize(n.Total), formatSize(int64(perSecond)))
-	if perSecond > 0 && n.Done <= n.Total {
-		left := time.Duration(float64(n.Total-n.Done) / perSecond * float64(time.Second))
-		s += ", " + formatDuration(left.Round(time.Second)) + " left"
+	return fmt.Sprintf("%s of %s, %s/s", formatSize(n.Done), formatSize(n.Total), formatSize(int64(perSecond))) + timeLeft(n, perSecond)
+}
+
+// timeLeft ends a line with how long it will take, where that can be said.
+func timeLeft(n node.Progress, perSecond float64) string {
+	if perSecond <= 0 || n.Done > n.Total {
+		return ""
 	}
-	return s
+	left := time.Duration(float64(n.Total-n.Done) / perSecond * float64(time.Second))
+	return ", " + formatDuration(left.Round(time.Second)) + " left"
 }

@@ -68,12 +68,10 @@ func (a *app) withNode(ctx context.Context, f func(context.Context, control.API)
 	if err != nil {
 		return err
 	}
-	n, err := node.Open(h, node.Config{
-		Settings: s.node(),
-		Client:   true,
-		Version:  programVersion().String(),
-		Log:      a.logger(slog.LevelWarn),
-	})
+	cfg := s.config()
+	cfg.Client, cfg.Version, cfg.Log = true, programVersion().String(), a.logger(slog.LevelWarn)
+	cfg.Metrics = "" // of a node that stays
+	n, err := node.Open(h, cfg)
 	if err != nil {
 		return err
 	}

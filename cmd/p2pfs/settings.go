@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/BurntSushi/toml"
 	"github.com/spf13/cobra"
@@ -28,17 +29,38 @@ type settings struct {
 	Listen   []string
 	MDNS     bool
 	PortMap  bool
+
+	Grace      durationFlag
+	Probe      durationFlag
+	Audit      durationFlag
+	RepairRate sizeFlag // bytes a second; 0: no bound
+	Settle     durationFlag
+	Metrics    string // HOST:PORT; empty: none
 }
 
-// The names of settings: as keys of config.toml, as flags, and with P2PFS_ in
-// front and in capitals in the environment.
+// The names of settings: as keys of config.toml, as flags (with - for _), and
+// with P2PFS_ in front and in capitals in the environment.
 const (
-	keyZone     = "zone"
-	keyCapacity = "capacity"
-	keyListen   = "listen"
-	keyMDNS     = "mdns"
-	keyPortMap  = "portmap"
+	keyZone       = "zone"
+	keyCapacity   = "capacity"
+	keyListen     = "listen"
+	keyMDNS       = "mdns"
+	keyPortMap    = "portmap"
+	keyGrace      = "grace"
+	keyProbe      = "probe"
+	keyAudit      = "audit"
+	keyRepairRate = "repair_rate"
+	keySettle     = "settle"
+	keyMetrics    = "metrics"
 )
+
+var settingKeys = []string{
+	keyZone, keyCapacity, keyListen, keyMDNS, keyPortMap,
+	keyGrace, keyProbe, keyAudit, keyRepairRate, keySettle, keyMetrics,
+}
+
+// flagOf is the flag of the setting called key.
+func flagOf(key string) string { return strings.ReplaceAll(key, "_", "-") }
 
 // Where a setting came from.
 const (
@@ -59,6 +81,19 @@ func (s *settings) node() node.Settings {
 	}
 }
 
+// config is what a node runs with, as far as settings say it.
+func (s *settings) config() node.Config {
+	return node.Config{
+		Settings:   s.node(),
+		Grace:      time.Duration(s.Grace),
+		Probe:      time.Duration(s.Probe),
+		Audit:      time.Duration(s.Audit),
+		RepairRate: int64(s.RepairRate),
+		Settle:     time.Duration(s.Settle),
+		Metrics:    s.Metrics,
+	}
+}
+
 // configFile is config.toml. A key that is not there is nil.
 type configFile struct {
 	Zone     *string   `toml:"zone"`
@@ -66,6 +101,13 @@ type configFile struct {
 	Listen   []string  `toml:"listen"`
 	MDNS     *bool     `toml:"mdns"`
 	PortMap  *bool     `toml:"portmap"`
+
+	Grace      *durationFlag `toml:"grace"`
+	Probe      *durationFlag `toml:"probe"`
+	Audit      *durationFlag `toml:"audit"`
+	RepairRate *sizeFlag     `toml:"repair_rate"`
+	Settle     *durationFlag `toml:"settle"`
+	Metrics    *string       `toml:"metrics"`
 }
 
 // readConfig reads config.toml; a file that is not there is an empty one.
@@ -85,7 +127,7 @@ func readConfig(path string) (configFile, error) {
 	if unknown := meta.Undecoded(); len(unknown) > 0 {
 		return c, &node.Error{
 			Code: node.Failed,
-			Hint: "the keys are " + strings.Join([]string{keyZone, keyCapacity, keyListen, keyMDNS, keyPortMap}, ", "),
+			Hint: "the keys are " + strings.Join(settingKeys, ", "),
 			Err:  fmt.Errorf("%s: unknown key %s", path, unknown[0]),
 		}
 	}
@@ -99,6 +141,10 @@ type flagSettings struct {
 	listen    []string
 	noMDNS    bool
 	noPortMap bool
+
+	grace, probe, audit, settle durationFlag
+	repairRate                  sizeFlag
+	metrics                     string
 
 	c *cobra.Command
 }
@@ -116,6 +162,14 @@ func (f *flagSettings) addNode(c *cobra.Command) {
 	f.addHome(c)
 	c.Flags().BoolVar(&f.noMDNS, "no-mdns", false, "do not look for peers on the local network")
 	c.Flags().BoolVar(&f.noPortMap, "no-portmap", false, "do not ask the router to open a port")
+	f.grace, f.probe = durationFlag(node.DefaultGrace), durationFlag(node.DefaultProbe)
+	f.audit, f.settle = durationFlag(node.DefaultAudit), durationFlag(node.DefaultSettle)
+	c.Flags().Var(&f.grace, keyGrace, "how long a holder may be away before what it held is rebuilt")
+	c.Flags().Var(&f.probe, keyProbe, "how often other holders are asked whether they are there")
+	c.Flags().Var(&f.audit, keyAudit, "how long it takes to sample every shard that others hold of the packs held here")
+	c.Flags().Var(&f.repairRate, flagOf(keyRepairRate), "most bytes a second that repairs may move (default: no bound)")
+	c.Flags().Var(&f.settle, keySettle, "how long peers must have been there before packs are given a higher redundancy with them")
+	c.Flags().StringVar(&f.metrics, keyMetrics, "", "address to serve metrics for Prometheus at, such as :4018, which is this machine's alone (default: none)")
 }
 
 func (f *flagSettings) given(name string) bool {
@@ -129,8 +183,15 @@ type sources map[string]string
 // loadSettings puts together defaults, config.toml, environment and flags, the
 // later before the earlier. f may be nil.
 func loadSettings(h node.Home, f *flagSettings) (settings, sources, error) {
-	s := settings{MDNS: true, PortMap: true, Listen: defaultListen(0)}
-	from := sources{keyZone: fromDefault, keyCapacity: fromDefault, keyListen: fromDefault, keyMDNS: fromDefault, keyPortMap: fromDefault}
+	s := settings{
+		MDNS: true, PortMap: true, Listen: defaultListen(0),
+		Grace: durationFlag(node.DefaultGrace), Probe: durationFlag(node.DefaultProbe),
+		Audit: durationFlag(node.DefaultAudit), Settle: durationFlag(node.DefaultSettle),
+	}
+	from := make(sources)
+	for _, key := range settingKeys {
+		from[key] = fromDefault
+	}
 	for _, add := range []func(*settings, sources) error{
 		func(s *settings, from sources) error { return addFile(s, from, h.ConfigFile()) },
 		addEnv,
@@ -143,7 +204,35 @@ func loadSettings(h node.Home, f *flagSettings) (settings, sources, error) {
 	if len(s.Zone) > maxZone {
 		return s, from, usagef("", "zone: at most %d bytes", maxZone)
 	}
+	for key, d := range map[string]durationFlag{keyGrace: s.Grace, keyProbe: s.Probe, keyAudit: s.Audit, keySettle: s.Settle} {
+		if d <= 0 {
+			return s, from, usagef("", "%s: must be some time", key)
+		}
+	}
+	var err error
+	if s.Metrics, err = metricsAddr(s.Metrics); err != nil {
+		return s, from, usagef("an address looks like :4018, which is this machine's alone, or 0.0.0.0:4018", "%s %s: %w", keyMetrics, show(s.Metrics), err)
+	}
 	return s, from, nil
+}
+
+// metricsAddr reads the address of the metrics. Without a host it is loopback:
+// they are not for everybody.
+func metricsAddr(a string) (string, error) {
+	if a == "" {
+		return "", nil
+	}
+	host, port, err := net.SplitHostPort(a)
+	if err != nil {
+		return a, errors.New("not of the form HOST:PORT")
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return a, errors.New("no port number")
+	}
+	if host == "" {
+		host = "127.0.0.1"
+	}
+	return net.JoinHostPort(host, port), nil
 }
 
 // maxZone is how long the name of a zone may be, in bytes: peers refuse longer
@@ -167,6 +256,12 @@ func addFile(s *settings, from sources, path string) error {
 	take(&s.Capacity, c.Capacity, from, keyCapacity, fromFile)
 	take(&s.MDNS, c.MDNS, from, keyMDNS, fromFile)
 	take(&s.PortMap, c.PortMap, from, keyPortMap, fromFile)
+	take(&s.Grace, c.Grace, from, keyGrace, fromFile)
+	take(&s.Probe, c.Probe, from, keyProbe, fromFile)
+	take(&s.Audit, c.Audit, from, keyAudit, fromFile)
+	take(&s.RepairRate, c.RepairRate, from, keyRepairRate, fromFile)
+	take(&s.Settle, c.Settle, from, keySettle, fromFile)
+	take(&s.Metrics, c.Metrics, from, keyMetrics, fromFile)
 	if c.Listen != nil {
 		if s.Listen, err = listenAddrs(c.Listen); err != nil {
 			return fmt.Errorf("%s: %w", path, err)
@@ -189,6 +284,12 @@ func addEnv(s *settings, from sources) error {
 		}},
 		{keyMDNS, func(v string) (err error) { s.MDNS, err = strconv.ParseBool(v); return err }},
 		{keyPortMap, func(v string) (err error) { s.PortMap, err = strconv.ParseBool(v); return err }},
+		{keyGrace, s.Grace.Set},
+		{keyProbe, s.Probe.Set},
+		{keyAudit, s.Audit.Set},
+		{keyRepairRate, s.RepairRate.Set},
+		{keySettle, s.Settle.Set},
+		{keyMetrics, func(v string) error { s.Metrics = v; return nil }},
 	} {
 		name := "P2PFS_" + strings.ToUpper(e.key)
 		v := os.Getenv(name)
@@ -225,7 +326,20 @@ func (f *flagSettings) override(s *settings, from sources) (err error) {
 	if f.given("no-portmap") {
 		s.PortMap, from[keyPortMap] = !f.noPortMap, fromFlag
 	}
+	override(f, &s.Grace, f.grace, from, keyGrace)
+	override(f, &s.Probe, f.probe, from, keyProbe)
+	override(f, &s.Audit, f.audit, from, keyAudit)
+	override(f, &s.RepairRate, f.repairRate, from, keyRepairRate)
+	override(f, &s.Settle, f.settle, from, keySettle)
+	override(f, &s.Metrics, f.metrics, from, keyMetrics)
 	return nil
+}
+
+// override sets a setting whose flag was given.
+func override[T any](f *flagSettings, to *T, v T, from sources, key string) {
+	if f.given(flagOf(key)) {
+		*to, from[key] = v, fromFlag
+	}
 }
 
 // listenAddrs turns the addresses that people write into multiaddrs: those they
@@ -377,6 +491,8 @@ func writeConfig(path string, s settings, from sources) error {
 		line(keyListen, `listen = [":4017"]`, "Where to listen; a fixed port lets peers find the node again.", s.Listen),
 		line(keyMDNS, `mdns = true`, "Look for peers on the local network.", s.MDNS),
 		line(keyPortMap, `portmap = true`, "Ask the router to open a port.", s.PortMap),
+		line(keyRepairRate, `repair_rate = "5MB"`, "Most bytes a second that repairs may move; without it, no bound.", s.RepairRate),
+		line(keyMetrics, `metrics = ":4018"`, "Serve metrics for Prometheus, here to this machine alone.", s.Metrics),
 	); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}

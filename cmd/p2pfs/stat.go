@@ -19,7 +19,8 @@ func statCommand(a *app) *cobra.Command {
 		Short: "Say what a link leads to and how safe it is now",
 		Long: `stat says what a link leads to, and how safe it is: it asks the holders of every
 pack what they have, and counts. A pack needs any k of its n shards; the line
-"survives" is how many holders more may be lost before the file is.`,
+"survives" is how many holders more may be lost before the file is. It counts what
+holders say they have; 'p2pfs health' counts what they have shown.`,
 		Example: `  p2pfs stat LINK
   p2pfs stat --json LINK`,
 		Args:                  arguments(1, 1),
@@ -58,14 +59,7 @@ func (a *app) printStat(s node.Stat) error {
 	t.row("size", fmt.Sprintf("%s (%d bytes)", formatSize(s.Bytes), s.Bytes))
 	t.row("packs", strconv.Itoa(s.Packs))
 	t.row("shards", fmt.Sprintf("%d live of %d, %d needed", s.Live, s.N, s.K))
-	switch {
-	case s.Survives < 0:
-		t.row("survives", fmt.Sprintf("not restorable now: %d more shards needed", -s.Survives))
-	case s.Survives == 0:
-		t.row("survives", "no further loss")
-	default:
-		t.row("survives", fmt.Sprintf("any %d further losses", s.Survives))
-	}
+	t.row("survives", further(s.Survives))
 	if !s.Expires.IsZero() {
 		t.row("expires", s.Expires.Local().Format(time.RFC3339))
 	}

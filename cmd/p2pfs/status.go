@@ -17,7 +17,8 @@ func statusCommand(a *app) *cobra.Command {
 		Use:   "status",
 		Short: "Describe this node",
 		Long: `status describes the node of this home: its network, whether peers can reach it,
-how much it keeps for others and has free, and its traffic.`,
+how much it keeps for others and has free, its traffic, and how its repairs and
+audits go.`,
 		Example: `  p2pfs status
   p2pfs status --json`,
 		Args:        arguments(0, 0),
@@ -77,5 +78,15 @@ func (a *app) printStatus(s node.Status) error {
 	t.row("free", formatSize(s.FreeBytes))
 	t.row("sent", formatSize(s.SentBytes))
 	t.row("received", formatSize(s.ReceivedBytes))
+	repairs := fmt.Sprintf("%d under way, %d due, %d done", s.Repairs, s.Due, s.Repaired)
+	if s.RepairFailed > 0 {
+		repairs += fmt.Sprintf(", %d failed", s.RepairFailed)
+	}
+	if s.Unplaced > 0 {
+		repairs += fmt.Sprintf(", %d in want of peers with space", s.Unplaced)
+	}
+	t.row("repairs", repairs)
+	t.row("audits", fmt.Sprintf("%d, %d failed", s.Audits, s.AuditFailed))
+	t.row("suspected", strconv.Itoa(s.Suspected)+" of the peers it shares packs with do not answer")
 	return t.end()
 }

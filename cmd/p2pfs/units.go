@@ -46,6 +46,14 @@ func formatSize(n int64) string {
 	return humanize.IBytes(uint64(n))
 }
 
+// count gives a number of things for people.
+func count(n int, thing string) string {
+	if n != 1 {
+		thing += "s"
+	}
+	return strconv.Itoa(n) + " " + thing
+}
+
 // durationUnits are the units of durations.
 var durationUnits = map[string]time.Duration{
 	"ms": time.Millisecond, "s": time.Second, "m": time.Minute, "h": time.Hour,
@@ -172,7 +180,7 @@ func (f *sizeFlag) String() string {
 
 func (f *sizeFlag) Type() string { return "size" }
 
-// durationFlag is a flag that holds a duration.
+// durationFlag is a flag, and a value in config.toml, that holds a duration.
 type durationFlag time.Duration
 
 func (f *durationFlag) Set(s string) (err error) {
@@ -180,6 +188,9 @@ func (f *durationFlag) Set(s string) (err error) {
 	*f = durationFlag(d)
 	return err
 }
+
+// UnmarshalText reads the duration from config.toml.
+func (f *durationFlag) UnmarshalText(b []byte) error { return f.Set(string(b)) }
 
 func (f *durationFlag) String() string {
 	if *f == 0 {
