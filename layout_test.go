@@ -20,8 +20,8 @@ import (
 const module = "github.com/p2pfs/p2pfs"
 
 // levels is the diagram: a package may import those of lower lines, never its
-// own line's or a higher one's. What lies under internal/testnet, internal/bench
-// and internal/gotest serves tests and developers; nothing imports it but tests.
+// own line's or a higher one's. What lies under internal/testnet, internal/bench,
+// internal/sim and internal/gotest serves tests and developers; nothing imports it but tests.
 var levels = [][]string{
 	{"cmd/p2pfs"},
 	{"control"},
@@ -36,7 +36,7 @@ var levels = [][]string{
 }
 
 // tools are the packages that look at the others from outside.
-var tools = []string{"internal/bench", "internal/gotest", "internal/testnet"}
+var tools = []string{"internal/bench", "internal/gotest", "internal/sim", "internal/testnet"}
 
 // doors says which packages import a module; tests may, where they make what
 // the package under test is given.
@@ -258,7 +258,7 @@ func TestEveryPackageHasAComment(t *testing.T) {
 		switch {
 		case pkg == ".":
 			want = "Package p2pfs_test "
-		case pkg == "cmd/p2pfs" || pkg == "internal/bench" || pkg == "internal/gotest":
+		case pkg == "cmd/p2pfs" || pkg == "internal/bench" || pkg == "internal/gotest" || pkg == "internal/sim":
 			want = "Command " + path.Base(pkg) + " "
 		}
 		if len(ds) > 1 && ds[len(ds)-2] != "" {

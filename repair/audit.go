@@ -46,13 +46,16 @@ func (k *Keeper) Audit(ctx context.Context) {
 	}
 }
 
-// pick gives a random pack: IDs are hashes, so the next from a random place is
-// as good as drawn.
+// pick gives the packs one after the other, from a random place on: drawn at
+// random, as the next from a random place, one that lies close behind another
+// would hardly ever come, and at none of its holders, for they share both.
 func (k *Keeper) pick(ctx context.Context) (store.Pack, bool) {
-	var from pack.ID
 	k.mu.Lock()
-	for i := 0; i < len(from); i += 8 {
-		binary.BigEndian.PutUint64(from[i:], k.Rand.Uint64())
+	from := k.audited
+	if from.IsZero() {
+		for i := 0; i < len(from); i += 8 {
+			binary.BigEndian.PutUint64(from[i:], k.Rand.Uint64())
+		}
 	}
 	k.mu.Unlock()
 	for _, start := range []pack.ID{from, {}} {
@@ -61,6 +64,9 @@ func (k *Keeper) pick(ctx context.Context) (store.Pack, bool) {
 				return store.Pack{}, false
 			}
 			if confirmed(p) && len(p.Holders) > 0 {
+				k.mu.Lock()
+				k.audited = after(p.ID)
+				k.mu.Unlock()
 				return p, true
 			}
 		}

@@ -92,6 +92,7 @@ type Keeper struct {
 	busy    map[pack.ID]bool      // being repaired
 	summary Summary
 	scrub   pack.ID // scrubbed next
+	audited pack.ID // audited next; zero: from a random one on
 	leaving bool
 	budget  budget
 }
@@ -114,6 +115,7 @@ type watched struct {
 // due is a pack that wants repair.
 type due struct {
 	since   time.Time
+	urgent  time.Time // since when it is urgent, if it is
 	next    time.Time // not before; after a failure
 	tries   int
 	verdict Verdict
@@ -272,6 +274,13 @@ func (k *Keeper) peer(p string) *watched {
 		k.peers[p] = w
 	}
 	return w
+}
+
+// Presence says how present a peer is, as far as this one knows.
+func (k *Keeper) Presence(peer string) Presence {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.presence(peer, k.Clock.Now())
 }
 
 // presence says how present a peer is. mu is held.

@@ -46,6 +46,14 @@ func (k *Keeper) turn(urgent bool) time.Duration {
 	return max(4*k.Probe, k.Grace/4)
 }
 
+// mine tells whether it is this peer's turn to repair a pack. The turns of an
+// urgent repair count from when it became urgent; the others go on meanwhile,
+// for a pack may be urgent at night and only due by day.
+func (k *Keeper) mine(d *due, now time.Time) bool {
+	rank := time.Duration(d.rank)
+	return now.Sub(d.since) >= rank*k.turn(false) || !d.urgent.IsZero() && now.Sub(d.urgent) >= rank*k.turn(true)
+}
+
 // Repair repairs the pack that is worst off of those whose turn it is here. It
 // tells whether there was one.
 func (k *Keeper) Repair(ctx context.Context) (did bool) {
@@ -55,7 +63,7 @@ func (k *Keeper) Repair(ctx context.Context) (did bool) {
 	k.mu.Lock()
 	if !k.leaving && !k.Off.Repair {
 		for x, d := range k.due {
-			if k.busy[x] || d.verdict.Lost || now.Before(d.next) || now.Sub(d.since) < time.Duration(d.rank)*k.turn(d.verdict.Urgent) {
+			if k.busy[x] || d.verdict.Lost || now.Before(d.next) || !k.mine(d, now) {
 				continue
 			}
 			if worst == nil || before(x, d, id, worst) {
@@ -297,7 +305,8 @@ func (j *job) places(ctx context.Context) ([]Candidate, error) {
 		}
 	}
 	// One that has been gone, or that has lost its shard and says so, is as
-	// good as any other; one that failed is not.
+	// good as any other; one that failed is not, nor one that gives out no
+	// blocks: it would be given the shard again by every review.
 	for _, s := range j.seen {
 		if s.Presence == Gone && s.Peer != k.Self && !k.failed(j.id, s.Peer) {
 			delete(skip, s.Peer)
@@ -326,7 +335,7 @@ func (j *job) places(ctx context.Context) ([]Candidate, error) {
 		if err != nil || asked >= maxWalk*max(len(j.missing), width) {
 			break
 		}
-		if skip[p] {
+		if skip[p] || k.silent(p) {
 			continue
 		}
 		skip[p] = true
@@ -340,6 +349,14 @@ func (j *job) places(ctx context.Context) ([]Candidate, error) {
 	look()
 	chosen, spare := Place(found, len(j.missing), j.g.M, taken)
 	return append(chosen, spare...), ctx.Err()
+}
+
+// silent tells whether a peer answers probes and gives out no blocks.
+func (k *Keeper) silent(p string) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	w := k.peers[p]
+	return w != nil && !w.mute.IsZero()
 }
 
 // failed tells whether a peer has failed an audit of a pack.

@@ -204,12 +204,15 @@ func (r *review) keep(id pack.ID, d *due) *due {
 	k := r.k
 	k.mu.Lock()
 	if old := k.due[id]; old != nil {
-		d.since, d.next, d.tries, d.noPlace = old.since, old.next, old.tries, old.noPlace
-		if d.verdict.Urgent && !old.verdict.Urgent {
-			d.since = r.now // its turns are others
-		}
+		d.since, d.urgent, d.next, d.tries, d.noPlace = old.since, old.urgent, old.next, old.tries, old.noPlace
 	}
 	k.mu.Unlock()
+	switch {
+	case !d.verdict.Urgent:
+		d.urgent = time.Time{}
+	case d.urgent.IsZero():
+		d.urgent = r.now
+	}
 	if len(r.due) < maxQueue {
 		r.due[id] = d
 	}

@@ -217,7 +217,7 @@ func (k *Keeper) learn(ctx context.Context, from string, ids []pack.ID, hs []wir
 		said[id] = hs[i]
 	}
 	now := ms(k.Clock.Now())
-	var states, pushes, recoded []pack.ID
+	var states, pushes, recoded, proofs []pack.ID
 	changed := false
 	err := k.Shelf.UpdateHolders(ids, func(p store.Pack) []store.Holder {
 		h, own := said[p.ID], p.Held[0]
@@ -236,6 +236,9 @@ func (k *Keeper) learn(ctx context.Context, from string, ids []pack.ID, hs []wir
 		}
 		out, moved := sighted(p.Holders, from, h, same, now)
 		changed = changed || moved
+		if !h.Damaged && slices.ContainsFunc(out, func(x store.Holder) bool { return x.Peer == from && x.Failed == now }) {
+			proofs = append(proofs, p.ID)
+		}
 		return out
 	})
 	if err != nil {
@@ -243,6 +246,12 @@ func (k *Keeper) learn(ctx context.Context, from string, ids []pack.ID, hs []wir
 	}
 	for _, id := range states {
 		k.fetchState(ctx, from, id)
+	}
+	for _, id := range proofs {
+		p, err := k.Shelf.Pack(id)
+		if at := slices.IndexFunc(p.Holders, func(h store.Holder) bool { return h.Peer == from }); err == nil && at >= 0 {
+			k.audit(ctx, p, p.Holders[at])
+		}
 	}
 	for _, id := range pushes {
 		if m, err := k.Shelf.Manifest(id); err == nil {
@@ -266,9 +275,12 @@ func (k *Keeper) learn(ctx context.Context, from string, ids []pack.ID, hs []wir
 // sighted changes a list of holders by what one of them says; changed tells
 // whether another number of shards counts now. Where nothing worth writing
 // down has changed, which a later time alone is not, it gives nil.
+//
+// One that never proved to have the shard that it claimed, and now claims
+// another, counts when it has proven that, and so does one that failed.
 func sighted(hs []store.Holder, from string, h wire.Holding, same bool, now int64) (out []store.Holder, changed bool) {
 	const worth = int64(6 * time.Hour / time.Millisecond)
-	found, write := false, false
+	found, write, doubt := false, false, false
 	for _, x := range hs {
 		if x.Peer != from {
 			out = append(out, x)
@@ -276,6 +288,7 @@ func sighted(hs []store.Holder, from string, h wire.Holding, same bool, now int6
 		}
 		if !same || h.Provisional && x.Heard != 0 || x.Shard != h.Shard && !h.Provisional {
 			changed, write = true, true // it has it no more
+			doubt = doubt || same && (x.Failed != 0 || x.Verified == 0)
 			continue
 		}
 		if h.Provisional { // the list came before the peer had it: ask again
@@ -293,7 +306,7 @@ func sighted(hs []store.Holder, from string, h wire.Holding, same bool, now int6
 	}
 	if same && !h.Provisional && !found {
 		x := store.Holder{Peer: from, Shard: h.Shard, Heard: now}
-		if h.Damaged {
+		if h.Damaged || doubt {
 			x.Failed = now
 		}
 		out, changed, write = append(out, x), true, true
