@@ -75,6 +75,7 @@ type Config struct {
 	Client         bool          // hold nothing for others, accept no connections
 	Version        string        // of the program
 	ProvisionalTTL time.Duration // how long shards of a put that went silent are kept; 0: a day
+	Settle         time.Duration // how long peers must have been there, or away, before packs follow; 0: a day, negative: they never do
 	Log            *slog.Logger
 }
 
@@ -229,6 +230,9 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.withdraw(ctx) })
 	if !n.config.Client {
 		g.Go(func() error { return ended(ctx, n.store.Run(ctx)) })
+		if n.config.Settle >= 0 {
+			g.Go(func() error { return n.grow(ctx) })
+		}
 	}
 	g.Go(func() error {
 		n.connect(ctx)

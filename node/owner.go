@@ -199,7 +199,7 @@ func (e *engine) removePack(ctx context.Context, owner ed25519.PrivateKey, id pa
 	if err != nil {
 		e.log.Debug("closest peers not all found", "pack", id, "err", err)
 	}
-	buried := len(answers) == 0 && e.buried(ctx, id, near)
+	buried := len(answers) == 0 && e.buried(ctx, id, near) > 0
 	tomb := &pack.State{Network: e.network, Owner: pack.Owner(owner.Public().(ed25519.PublicKey)), Deleted: true}
 	var out removed
 	var last uint64
@@ -273,20 +273,23 @@ func (e *engine) remembered(id pack.ID) []peer.ID {
 	return out
 }
 
-// buried tells whether one of the peers knows that a pack is deleted.
-func (e *engine) buried(ctx context.Context, id pack.ID, peers []peer.ID) bool {
-	known := make([]bool, len(peers))
+// buried gives the number of the newest deletion of a pack that one of the
+// peers knows of, 0 where none does.
+func (e *engine) buried(ctx context.Context, id pack.ID, peers []peer.ID) uint64 {
+	numbers := make([]uint64, len(peers))
 	var g errgroup.Group
 	g.SetLimit(32)
 	for i, p := range peers {
 		g.Go(func() error {
 			hs, err := e.holdings(ctx, p, []pack.ID{id})
-			known[i] = err == nil && len(hs) == 1 && hs[0].Deleted
+			if err == nil && len(hs) == 1 && hs[0].Deleted {
+				numbers[i] = e.believable(hs[0].Number)
+			}
 			return nil
 		})
 	}
 	g.Wait()
-	return slices.Contains(known, true)
+	return slices.Max(append(numbers, 0))
 }
 
 // tellDeleted tells peers side by side that a pack is deleted. It gives those
