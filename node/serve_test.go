@@ -41,7 +41,7 @@ type parcel struct {
 // newParcel codes a pack of an owner of its own, under memNetwork.
 func newParcel(t *testing.T, size int, s erasure.Scheme, number uint64) *parcel {
 	t.Helper()
-	owner := ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
+	owner := testOwner()
 	p := &parcel{data: random(uint64(size), size)}
 	content := pack.NewContent(p.data)
 	p.g = erasure.NewGeometry(size, s)
@@ -56,10 +56,13 @@ func newParcel(t *testing.T, size int, s erasure.Scheme, number uint64) *parcel 
 	return p
 }
 
+// testOwner owns the parcels.
+func testOwner() ed25519.PrivateKey { return ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)) }
+
 // deleted is the state that deletes p.
 func (p *parcel) deleted(number uint64) *pack.State {
 	st := &pack.State{Network: memNetwork, Owner: p.m.State.Owner, Content: p.m.State.Content, Number: number, Deleted: true}
-	st.Sign(ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)))
+	st.Sign(testOwner())
 	return st
 }
 
@@ -445,25 +448,6 @@ func TestBlocksOfTheCodingAskedFor(t *testing.T) {
 	q := wire.ReadRequest{ID: old.m.ID(), K: 3, M: 5, Shard: 1, Count: 1}
 	if _, err := n.server.ReadBlock(t.Context(), "", q, 0, nil); !errors.Is(err, wire.ErrOtherCoding) {
 		t.Errorf("3+5: got %v, want %v", err, wire.ErrOtherCoding)
-	}
-}
-
-func TestTombstonesOnlyOfWhatIsHeld(t *testing.T) {
-	n := newMemNet(t, 73, 1, 0).nodes[0]
-	p := newParcel(t, 12<<10, erasure.Scheme{K: 2, M: 1}, 10)
-	if err := n.server.State(t.Context(), "", p.deleted(11)); !errors.Is(err, wire.ErrNotFound) {
-		t.Errorf("nothing held: got %v, want %v", err, wire.ErrNotFound)
-	}
-	if u := n.store.Usage(); u.Held != 0 {
-		t.Errorf("nothing held: %d bytes are kept", u.Held)
-	}
-	if err := p.give(n.server, "putter", wire.StoreRequest{Put: [16]byte{1}}); err != nil {
-		t.Fatal(err)
-	}
-	for _, number := range []uint64{11, 12} { // of a shard, of a tombstone
-		if err := n.server.State(t.Context(), "", p.deleted(number)); err != nil {
-			t.Errorf("state %d: %v", number, err)
-		}
 	}
 }
 
