@@ -86,11 +86,13 @@ type Keeper struct {
 	peers   map[string]*watched
 	due     map[pack.ID]*due
 	twins   map[pack.ID]time.Time // packs of which this peer holds a shard that another one has too, since when
+	unseen  []unseen              // holders of which no sample was ever taken
 	rotten  []pack.ID             // packs of which the own shard is damaged
 	newer   map[pack.ID]string    // packs that a peer says are coded anew
 	busy    map[pack.ID]bool      // being repaired
 	summary Summary
 	scrub   pack.ID // scrubbed next
+	audited pack.ID // audited next; zero: from a random one on
 	leaving bool
 	budget  budget
 }
@@ -113,11 +115,18 @@ type watched struct {
 // due is a pack that wants repair.
 type due struct {
 	since   time.Time
+	urgent  time.Time // since when it is urgent, if it is
 	next    time.Time // not before; after a failure
 	tries   int
 	verdict Verdict
 	rank    int  // how many present holders are closer to it
 	noPlace bool // nobody was found to take a shard
+}
+
+// unseen is a holder of a pack of which no sample was taken.
+type unseen struct {
+	id   pack.ID
+	peer string
 }
 
 // Bounds on what peers can make a keeper remember.
@@ -265,6 +274,13 @@ func (k *Keeper) peer(p string) *watched {
 		k.peers[p] = w
 	}
 	return w
+}
+
+// Presence says how present a peer is, as far as this one knows.
+func (k *Keeper) Presence(peer string) Presence {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.presence(peer, k.Clock.Now())
 }
 
 // presence says how present a peer is. mu is held.

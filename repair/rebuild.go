@@ -46,6 +46,14 @@ func (k *Keeper) turn(urgent bool) time.Duration {
 	return max(4*k.Probe, k.Grace/4)
 }
 
+// mine tells whether it is this peer's turn to repair a pack. The turns of an
+// urgent repair count from when it became urgent; the others go on meanwhile,
+// for a pack may be urgent at night and only due by day.
+func (k *Keeper) mine(d *due, now time.Time) bool {
+	rank := time.Duration(d.rank)
+	return now.Sub(d.since) >= rank*k.turn(false) || !d.urgent.IsZero() && now.Sub(d.urgent) >= rank*k.turn(true)
+}
+
 // Repair repairs the pack that is worst off of those whose turn it is here. It
 // tells whether there was one.
 func (k *Keeper) Repair(ctx context.Context) (did bool) {
@@ -55,7 +63,7 @@ func (k *Keeper) Repair(ctx context.Context) (did bool) {
 	k.mu.Lock()
 	if !k.leaving && !k.Off.Repair {
 		for x, d := range k.due {
-			if k.busy[x] || d.verdict.Lost || now.Before(d.next) || now.Sub(d.since) < time.Duration(d.rank)*k.turn(d.verdict.Urgent) {
+			if k.busy[x] || d.verdict.Lost || now.Before(d.next) || !k.mine(d, now) {
 				continue
 			}
 			if worst == nil || before(x, d, id, worst) {
@@ -104,6 +112,10 @@ func before(a pack.ID, x *due, b pack.ID, y *due) bool {
 // errNoPlace is wrapped where nobody takes what is missing.
 var errNoPlace = errors.New("no peer takes a shard")
 
+// errElsewhere is the error of a repair that meets another one of the same
+// pack: what that one placed is looked at before more is done.
+var errElsewhere = errors.New("it has just been given a shard of the pack: another repairs it")
+
 // repair restores what a pack lacks.
 func (k *Keeper) repair(ctx context.Context, id pack.ID) error {
 	m, err := k.Shelf.Manifest(id)
@@ -141,6 +153,8 @@ func (k *Keeper) repair(ctx context.Context, id pack.ID) error {
 		k.Stats.Repaired.Add(1)
 		k.Log.Info("repair done", "pack", id, "rebuilt", len(j.placed), "took", took)
 	case ctx.Err() != nil:
+	case errors.Is(err, errElsewhere):
+		k.Log.Info("repair left to another", "pack", id, "rebuilt", len(j.placed), "why", err)
 	case errors.Is(err, ErrBadState):
 		k.Stats.RepairsFailed.Add(1)
 		k.Log.Error("repair failed", "pack", id, "rebuilt", len(j.placed), "err", err)
@@ -163,8 +177,14 @@ func (k *Keeper) refresh(ctx context.Context, id pack.ID) (p store.Pack, newer b
 	}
 	number, key := p.Held[0].Number, [2]int{p.Held[0].Coded, p.Held[0].M}
 	ask := make([]string, 0, len(p.Holders)+width)
+	now := k.Clock.Now()
 	add := func(q string) {
-		if q != k.Self && !slices.Contains(ask, q) {
+		// Those that are away are asked by Watch, which waits for them.
+		k.mu.Lock()
+		w := k.peers[q]
+		away := w != nil && !w.away.IsZero() && now.Sub(w.asked) < awayPauses*k.Probe
+		k.mu.Unlock()
+		if q != k.Self && !away && !slices.Contains(ask, q) {
 			ask = append(ask, q)
 		}
 	}
@@ -205,11 +225,11 @@ func (k *Keeper) refresh(ctx context.Context, id pack.ID) (p store.Pack, newer b
 		return p, false, err
 	}
 	if newer { // unless it was only claimed
-		now := p.Held[0]
+		own := p.Held[0]
 		k.mu.Lock()
 		_, claimed := k.newer[id]
 		k.mu.Unlock()
-		newer = now.Deleted || now.Number != number || claimed
+		newer = own.Deleted || own.Number != number || claimed
 	}
 	return p, newer || !confirmed(p), ctx.Err()
 }
@@ -285,7 +305,8 @@ func (j *job) places(ctx context.Context) ([]Candidate, error) {
 		}
 	}
 	// One that has been gone, or that has lost its shard and says so, is as
-	// good as any other; one that failed is not.
+	// good as any other; one that failed is not, nor one that gives out no
+	// blocks: it would be given the shard again by every review.
 	for _, s := range j.seen {
 		if s.Presence == Gone && s.Peer != k.Self && !k.failed(j.id, s.Peer) {
 			delete(skip, s.Peer)
@@ -314,7 +335,7 @@ func (j *job) places(ctx context.Context) ([]Candidate, error) {
 		if err != nil || asked >= maxWalk*max(len(j.missing), width) {
 			break
 		}
-		if skip[p] {
+		if skip[p] || k.silent(p) {
 			continue
 		}
 		skip[p] = true
@@ -328,6 +349,14 @@ func (j *job) places(ctx context.Context) ([]Candidate, error) {
 	look()
 	chosen, spare := Place(found, len(j.missing), j.g.M, taken)
 	return append(chosen, spare...), ctx.Err()
+}
+
+// silent tells whether a peer answers probes and gives out no blocks.
+func (k *Keeper) silent(p string) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	w := k.peers[p]
+	return w != nil && !w.mute.IsZero()
 }
 
 // failed tells whether a peer has failed an audit of a pack.
@@ -546,11 +575,15 @@ func (j *job) send(ctx context.Context, rows [][][]byte, places []Candidate) err
 				return
 			}
 			last = err
-			if errors.Is(err, wire.ErrOld) {
+			switch {
+			case errors.Is(err, wire.ErrOld):
 				fatal = fmt.Errorf("%s knows a newer state: %w", k.name(to), err)
+			case errors.Is(err, wire.ErrAnother):
+				fatal = fmt.Errorf("%s: %w", k.name(to), errElsewhere)
 			}
+			stop := fatal != nil
 			mu.Unlock()
-			if errors.Is(err, wire.ErrOld) {
+			if stop {
 				k.later(to, []pack.ID{j.id})
 				return
 			}

@@ -35,12 +35,13 @@ func sortedIDs(m map[pack.ID]struct{}) (ids []pack.ID) {
 // something new is known, what they hold of the packs shared with them.
 func (k *Keeper) Watch(ctx context.Context) {
 	now := k.Clock.Now()
+	k.markGone()
 	var probe []string
 	k.mu.Lock()
 	for p, w := range k.peers {
 		// A tenth early: a step that runs once a period is not to miss every
 		// other one.
-		if (w.packs > 0 || len(w.ask) > 0) && now.Sub(w.asked) >= k.Probe-k.Probe/10 {
+		if (w.packs > 0 || len(w.ask) > 0) && now.Sub(w.asked) >= w.pause(k.Probe)-k.Probe/10 {
 			probe = append(probe, p)
 			w.asked = now
 		}
@@ -53,34 +54,52 @@ func (k *Keeper) Watch(ctx context.Context) {
 	k.reread(ctx)
 }
 
+// pause is how long a peer is left in peace between two probes: one that has
+// been away for long is asked less and less often, for when it comes back it
+// asks by itself.
+func (w *watched) pause(probe time.Duration) time.Duration {
+	if w.away.IsZero() {
+		return probe
+	}
+	return min(max(probe, w.asked.Sub(w.away)/4), awayPauses*probe)
+}
+
+// awayPauses is how many probe periods a peer that is away is left in peace at
+// most.
+const awayPauses = 16
+
 // probe asks one peer whether it is there, once more where it is not: a
 // connection that broke is no absence.
 func (k *Keeper) probe(ctx context.Context, p string) {
-	k.Stats.Probes.Add(1)
-	f, err := k.Net.Facts(ctx, p)
-	if err != nil {
-		if _, refused := errors.AsType[*wire.Refusal](err); !refused && ctx.Err() == nil {
-			k.Stats.Probes.Add(1)
-			f, err = k.Net.Facts(ctx, p)
+	k.mu.Lock()
+	w := k.peers[p]
+	away := w != nil && !w.away.IsZero()
+	k.mu.Unlock()
+	ask := func() (wire.Facts, error) {
+		k.Stats.Probes.Add(1)
+		f, err := k.Net.Facts(ctx, p)
+		if _, refused := errors.AsType[*wire.Refusal](err); refused {
+			err = nil // it is there, whatever it thinks of us
 		}
+		return f, err
+	}
+	f, err := ask()
+	if err != nil && !away && ctx.Err() == nil {
+		f, err = ask()
 	}
 	if ctx.Err() != nil {
 		return
 	}
-	if _, refused := errors.AsType[*wire.Refusal](err); refused {
-		err = nil // it is there, whatever it thinks of us
-	}
 	now := k.Clock.Now()
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	w := k.peers[p]
-	if w == nil {
+	if w = k.peers[p]; w == nil {
 		return
 	}
 	if err != nil {
 		if w.away.IsZero() {
 			w.away = now
-			k.Log.Info("peer suspected: it does not answer", "peer", k.name(p), "packs", w.packs, "err", err)
+			k.Log.Info("peer suspected: it does not answer", "peer", k.name(p), "packs", w.packs)
 			k.touch()
 		}
 		return
@@ -198,7 +217,7 @@ func (k *Keeper) learn(ctx context.Context, from string, ids []pack.ID, hs []wir
 		said[id] = hs[i]
 	}
 	now := ms(k.Clock.Now())
-	var states, pushes, recoded []pack.ID
+	var states, pushes, recoded, proofs []pack.ID
 	changed := false
 	err := k.Shelf.UpdateHolders(ids, func(p store.Pack) []store.Holder {
 		h, own := said[p.ID], p.Held[0]
@@ -217,6 +236,9 @@ func (k *Keeper) learn(ctx context.Context, from string, ids []pack.ID, hs []wir
 		}
 		out, moved := sighted(p.Holders, from, h, same, now)
 		changed = changed || moved
+		if !h.Damaged && slices.ContainsFunc(out, func(x store.Holder) bool { return x.Peer == from && x.Failed == now }) {
+			proofs = append(proofs, p.ID)
+		}
 		return out
 	})
 	if err != nil {
@@ -224,6 +246,12 @@ func (k *Keeper) learn(ctx context.Context, from string, ids []pack.ID, hs []wir
 	}
 	for _, id := range states {
 		k.fetchState(ctx, from, id)
+	}
+	for _, id := range proofs {
+		p, err := k.Shelf.Pack(id)
+		if at := slices.IndexFunc(p.Holders, func(h store.Holder) bool { return h.Peer == from }); err == nil && at >= 0 {
+			k.audit(ctx, p, p.Holders[at])
+		}
 	}
 	for _, id := range pushes {
 		if m, err := k.Shelf.Manifest(id); err == nil {
@@ -247,9 +275,12 @@ func (k *Keeper) learn(ctx context.Context, from string, ids []pack.ID, hs []wir
 // sighted changes a list of holders by what one of them says; changed tells
 // whether another number of shards counts now. Where nothing worth writing
 // down has changed, which a later time alone is not, it gives nil.
+//
+// One that never proved to have the shard that it claimed, and now claims
+// another, counts when it has proven that, and so does one that failed.
 func sighted(hs []store.Holder, from string, h wire.Holding, same bool, now int64) (out []store.Holder, changed bool) {
 	const worth = int64(6 * time.Hour / time.Millisecond)
-	found, write := false, false
+	found, write, doubt := false, false, false
 	for _, x := range hs {
 		if x.Peer != from {
 			out = append(out, x)
@@ -257,6 +288,7 @@ func sighted(hs []store.Holder, from string, h wire.Holding, same bool, now int6
 		}
 		if !same || h.Provisional && x.Heard != 0 || x.Shard != h.Shard && !h.Provisional {
 			changed, write = true, true // it has it no more
+			doubt = doubt || same && (x.Failed != 0 || x.Verified == 0)
 			continue
 		}
 		if h.Provisional { // the list came before the peer had it: ask again
@@ -274,7 +306,7 @@ func sighted(hs []store.Holder, from string, h wire.Holding, same bool, now int6
 	}
 	if same && !h.Provisional && !found {
 		x := store.Holder{Peer: from, Shard: h.Shard, Heard: now}
-		if h.Damaged {
+		if h.Damaged || doubt {
 			x.Failed = now
 		}
 		out, changed, write = append(out, x), true, true
@@ -352,6 +384,11 @@ func (k *Keeper) Asked(from string, ids []pack.ID) {
 	if from == k.Self {
 		return
 	}
+	k.mu.Lock()
+	if w := k.peers[from]; w != nil && !w.away.IsZero() {
+		w.asked = time.Time{} // it is back: to be probed next
+	}
+	k.mu.Unlock()
 	var ask []pack.ID
 	for _, id := range ids[:min(len(ids), maxAsk)] {
 		p, err := k.Shelf.Pack(id)
@@ -449,11 +486,6 @@ func (k *Keeper) rows(ctx context.Context, m *pack.Manifest, g erasure.Geometry,
 	}
 	q := wire.ReadRequest{ID: id, K: g.K, M: g.M, Shard: shard, Row: row, Count: count}
 	err = k.Net.Read(ctx, peer, q, g, check)
-	if r, ok := errors.AsType[*wire.Refusal](err); ok {
-		if r.Code == wire.Busy {
-			return bad, err
-		}
-		return cmp.Or(bad, err), nil
-	}
-	return bad, err
+	no, err := refused(err)
+	return cmp.Or(bad, no), err
 }
