@@ -93,10 +93,7 @@ func (n *Node) link() *link { return &link{n: n} }
 
 // under puts the line under a swarm.
 func (l *link) under(c *swarm.Config) {
-	c.LowWater, c.HighWater = l.n.w.opt.LowWater, l.n.w.opt.HighWater
 	c.Options = append(c.Options,
-		// Its worker sleeps in a way that stops the bubble's clock.
-		libp2p.DisableIdentifyAddressDiscovery(),
 		libp2p.QUICReuse(quicreuse.NewConnManager,
 			func(m *quicreuse.ConnManager) error {
 				l.quic = append(l.quic, m) // libp2p closes only those it has made itself

@@ -4,10 +4,9 @@
 //
 // [Run] makes a bubble of testing/synctest with a [World] in it. There time
 // passes only while every goroutine waits, so half an hour of a network's life
-// takes seconds. Every host has an address of its
-// own, a rate, and to every other a latency, all drawn from the seed. Nodes
-// keep what they hold in memory, keys on the disk; what a crash leaves
-// behind is there again after [Node.Start].
+// takes seconds. Every host has an address of its own, a rate, and to every
+// other a latency, all drawn from the seed. Nodes keep what they hold in memory,
+// keys on the disk; what a crash leaves behind is there again after [Node.Start].
 //
 // QUIC is all that passes: libp2p's TCP is not simulated. Beyond that nothing
 // is replaced.
@@ -15,6 +14,8 @@ package simnet
 
 import (
 	"context"
+	"encoding/binary"
+	"encoding/hex"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -26,6 +27,7 @@ import (
 	"strconv"
 	"sync"
 	"testing"
+	"testing/cryptotest"
 	"testing/synctest"
 	"time"
 
@@ -34,14 +36,6 @@ import (
 	"github.com/p2pfs/p2pfs/node"
 )
 
-// Options say how a world is. The zero value is good.
-type Options struct {
-	// LowWater and HighWater bound a node's connections; see swarm.Config.
-	// Connections are what a world costs: their keep-alives are most of what
-	// goes on in it.
-	LowWater, HighWater int
-}
-
 // World is a simulated network.
 type World struct {
 	Nodes []*Node    // in the order in which they were added, crashed ones too
@@ -49,7 +43,6 @@ type World struct {
 	Seed  uint64
 
 	t     *testing.T
-	opt   Options
 	dir   string // of the homes
 	net   *sim.Simnet
 	began time.Time
@@ -70,13 +63,14 @@ type place struct {
 // Seed gives the seed of a test, from P2PFS_SEED or drawn, and prints it.
 //
 // A seed gives the same world and the same scenario: hosts, latencies, rates,
-// who crashes and when, what files hold. It does not give the same run. Under
-// synctest the clock is exact, but goroutines that wake at one instant run in
-// the order in which the scheduler picks them, and keys, QUIC's connection IDs
-// and the jitter of libp2p, the DHT and this module's own pauses are drawn from
-// sources that cannot be seeded. Peer IDs differ from run to run, and with them
-// who holds what. What fails under a seed so is likely to fail again, not
-// certain: repeat it (-count=10).
+// the nodes' keys and so their IDs, what files hold and so their links, which
+// peers are closest to each pack, who crashes and when. It does not give the
+// same run. Under synctest the clock is exact, but goroutines that wake at one
+// instant run in the order in which the scheduler picks them, and the jitter of
+// libp2p, the DHT and this module's own pauses is drawn from sources that cannot
+// be seeded; from the first of these differences on, connections come about in
+// another order, a peer may answer too late to become a holder. What fails under
+// a seed is likely to fail again, not certain: repeat it (-count=10).
 func Seed(t *testing.T) uint64 {
 	t.Helper()
 	seed := rand.Uint64()
@@ -92,7 +86,7 @@ func Seed(t *testing.T) uint64 {
 
 // Run runs scenario in a new world, all in a bubble. When it returns the nodes
 // end, and the test fails if one of their goroutines does not.
-func Run(t *testing.T, o Options, scenario func(t *testing.T, w *World)) {
+func Run(t *testing.T, scenario func(t *testing.T, w *World)) {
 	t.Helper()
 	seed, dir := Seed(t), t.TempDir()
 	// The stores' memory tables are large and nearly empty: by the usual
@@ -100,7 +94,7 @@ func Run(t *testing.T, o Options, scenario func(t *testing.T, w *World)) {
 	defer debug.SetGCPercent(debug.SetGCPercent(20))
 	synctest.Test(t, func(t *testing.T) {
 		time.Sleep(time.Until(epoch))
-		w := newWorld(t, seed, dir, o)
+		w := newWorld(t, seed, dir)
 		defer w.close()
 		scenario(t, w)
 	})
@@ -110,10 +104,10 @@ func Run(t *testing.T, o Options, scenario func(t *testing.T, w *World)) {
 // than p2pfs are refused.
 var epoch = time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC)
 
-func newWorld(t *testing.T, seed uint64, dir string, o Options) *World {
+func newWorld(t *testing.T, seed uint64, dir string) *World {
 	w := &World{
 		Rand: rand.New(rand.NewPCG(seed, 0)), Seed: seed,
-		t: t, opt: o, dir: dir, began: time.Now(), log: new(journal), here: map[string]place{},
+		t: t, dir: dir, began: time.Now(), log: new(journal), here: map[string]place{},
 	}
 	w.net = &sim.Simnet{LatencyFunc: w.latency, Logger: slog.New(slog.DiscardHandler)}
 	w.net.Start()
@@ -180,7 +174,8 @@ func (w *World) Pick(nodes []*Node, k int) []*Node {
 }
 
 // Add adds a node and starts it. The first founds the network, the others join
-// by the invite of one that they reach, drawn.
+// by the invite of one that they reach, drawn. It belongs to the goroutine of
+// the scenario.
 func (w *World) Add() *Node {
 	w.t.Helper()
 	i := len(w.Nodes)
@@ -191,6 +186,7 @@ func (w *World) Add() *Node {
 	}
 	w.settle(n)
 	if live := w.reached(n); len(live) == 0 {
+		w.keys(i)
 		if _, err := node.Init(n.home, false); err != nil {
 			w.t.Fatalf("%s: init: %v", n.Name, err)
 		}
@@ -203,15 +199,29 @@ func (w *World) Add() *Node {
 			w.t.Fatalf("%s: invite: %v", by.Name, err)
 		}
 		l := n.link()
+		w.keys(i)
 		_, err = node.Join(ctx, n.home, invite, n.config(l))
 		l.close()
 		if err != nil {
 			w.t.Fatalf("%s joins by %s: %v", n.Name, by.Name, err)
 		}
 	}
+	var seed [32]byte
+	binary.BigEndian.PutUint64(seed[:], w.Seed)
+	binary.BigEndian.PutUint64(seed[8:], uint64(i))
+	if err := os.WriteFile(filepath.Join(n.home.Config, "volume.seed"), hex.AppendEncode(nil, seed[:]), 0o600); err != nil {
+		w.t.Fatal(err)
+	}
 	w.Nodes = append(w.Nodes, n)
 	n.Start()
 	return n
+}
+
+// keys makes the key that is drawn next that of node i: while all others wait,
+// nobody else can draw before.
+func (w *World) keys(i int) {
+	synctest.Wait()
+	cryptotest.SetGlobalRandom(w.t, w.Seed+uint64(i))
 }
 
 // patience bounds each step of a scenario, in the world's time.
