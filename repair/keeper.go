@@ -55,6 +55,10 @@ type Config struct {
 	// goes one after the other, in an order that follows from Rand alone.
 	Parallel int
 
+	// Threshold stands in for the function of that name, for the curves of
+	// docs/repair.md; nil: Threshold.
+	Threshold func(k, m int) int
+
 	// Name writes a peer's ID for people; nil: in hex.
 	Name func(peer string) string
 
@@ -267,6 +271,14 @@ func (k *Keeper) peer(p string) *watched {
 		k.peers[p] = w
 	}
 	return w
+}
+
+// diagnose is Diagnose by the keeper's threshold.
+func (k *Keeper) diagnose(data, parity int, seen []Sight) Verdict {
+	if k.Threshold == nil {
+		return Diagnose(data, parity, seen)
+	}
+	return diagnose(data, parity, k.Threshold(data, parity), seen)
 }
 
 // Presence says how present a peer is, as far as this one knows.

@@ -154,7 +154,7 @@ func (r *review) look(p store.Pack) {
 	k.mu.Lock()
 	seen := k.sights(p, r.now)
 	k.mu.Unlock()
-	v := Diagnose(own.Coded, own.M, seen)
+	v := k.diagnose(own.Coded, own.M, seen)
 	r.levels[v.Live-own.Coded]++
 	for _, h := range p.Holders {
 		if h.Peer == k.Self {
@@ -218,11 +218,12 @@ func (r *review) keep(id pack.ID, d *due) *due {
 // sample says what is known of the live shards from blocks that were seen.
 func (s *PackSummary) sample(p store.Pack, seen []Sight, self string) {
 	oldest := int64(0)
-	for shard, peer := range Match(s.K+s.M, seen, Present) {
-		if peer == self {
+	for shard, at := range match(s.K+s.M, seen, Present) {
+		if at < 0 || seen[at].Peer == self {
 			continue // scrubbed, and checked at every read
 		}
-		at := slices.IndexFunc(p.Holders, func(h store.Holder) bool { return h.Peer == peer && h.Shard == shard })
+		peer := seen[at].Peer
+		at = slices.IndexFunc(p.Holders, func(h store.Holder) bool { return h.Peer == peer && h.Shard == shard })
 		if at < 0 || p.Holders[at].Verified == 0 {
 			s.Unknown++
 		} else if v := p.Holders[at].Verified; oldest == 0 || v < oldest {
@@ -257,7 +258,7 @@ func (r *review) spare(p store.Pack, seen []Sight, v Verdict) {
 	own := p.Held[0]
 	if !own.Damaged && len(r.twins) < maxQueue {
 		without := slices.DeleteFunc(slices.Clone(seen), func(s Sight) bool { return s.Peer == k.Self && s.Shard == own.Shard })
-		if len(without) < len(seen) && len(Match(n, without, Present)) == v.Live && v.Live > 0 {
+		if len(without) < len(seen) && matched(match(n, without, Present)) == v.Live && v.Live > 0 {
 			for _, s := range without {
 				if s.Shard == own.Shard && s.Presence == Present && k.Dir.Compare(p.ID, s.Peer, k.Self) < 0 {
 					r.twins[p.ID] = true
