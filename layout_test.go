@@ -20,8 +20,8 @@ import (
 const module = "github.com/p2pfs/p2pfs"
 
 // levels is the diagram: a package may import those of lower lines, never its
-// own line's or a higher one's. What lies under internal/testnet, internal/bench,
-// internal/sim and internal/gotest serves tests and developers; nothing imports it but tests.
+// own line's or a higher one's. What is among the tools serves tests and
+// developers; nothing imports it but tests.
 var levels = [][]string{
 	{"cmd/p2pfs"},
 	{"control"},
@@ -36,7 +36,7 @@ var levels = [][]string{
 }
 
 // tools are the packages that look at the others from outside.
-var tools = []string{"internal/bench", "internal/gotest", "internal/sim", "internal/testnet"}
+var tools = []string{"internal/bench", "internal/cmd/oracle", "internal/gotest", "internal/oracle", "internal/sim", "internal/testnet"}
 
 // doors says which packages import a module; tests may, where they make what
 // the package under test is given.
@@ -54,6 +54,7 @@ var doors = map[string][]string{
 	"github.com/PlakarKorp/go-cdc-chunkers":  {"chunk"},
 	"github.com/klauspost/compress":          {"chunk"},
 	"github.com/zeebo/blake3":                {"internal/digest"},
+	"lukechampine.com/blake3":                {"internal/digest"},
 	"github.com/fxamacker/cbor":              {"volume"},
 	"github.com/spf13/cobra":                 {"cmd/p2pfs"},
 	"github.com/spf13/pflag":                 {"cmd/p2pfs"},
@@ -104,6 +105,7 @@ var reasons = map[string]string{
 	"golang.org/x/sync":                     "errgroup: whoever starts a goroutine waits for it",
 	"golang.org/x/sys":                      "locks and disk space, per system",
 	"golang.org/x/term":                     "is this a terminal",
+	"lukechampine.com/blake3":               "Bao: proofs of single chunks of what has a BLAKE3 digest",
 	"pgregory.net/rapid":                    "property tests that shrink",
 }
 
@@ -256,7 +258,7 @@ func TestEveryPackageHasAComment(t *testing.T) {
 		switch {
 		case pkg == ".":
 			want = "Package p2pfs_test "
-		case pkg == "cmd/p2pfs" || pkg == "internal/bench" || pkg == "internal/gotest" || pkg == "internal/sim":
+		case slices.Contains([]string{"cmd/p2pfs", "internal/bench", "internal/cmd/oracle", "internal/gotest", "internal/sim"}, pkg):
 			want = "Command " + path.Base(pkg) + " "
 		}
 		if len(ds) > 1 && ds[len(ds)-2] != "" {

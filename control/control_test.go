@@ -41,7 +41,7 @@ func TestRequestsAndAnswersArriveWhole(t *testing.T) {
 		Levels: []node.HealthLevel{{Survives: -1, Packs: 1}, {Survives: 12, Packs: 1}},
 		Worst:  []node.PackHealth{{ID: "3f", K: 8, N: 20, Live: 7, Unknown: 3, Survives: -1, Verified: moment, Repair: "lost"}},
 	}
-	wantRemoved := node.RemoveResult{Packs: 3, Kept: 1, Told: 19, Untold: 1, Bytes: 1 << 40}
+	wantRemoved := node.RemoveResult{Packs: 3, Kept: 1, Holders: 19, Untold: 1, Bytes: 1 << 40}
 	wantPeers := []node.Peer{{ID: "12D3KooWx", Addrs: []string{"/ip4/1.2.3.4/tcp/1"}, LatencyMS: 1.5, LastSeen: moment}}
 	wantStatus := node.Status{ID: "12D3KooWy", Network: "ab", Addrs: []string{}, Running: true, Peers: 19}
 	c, _, _ := serve(t, &fake{

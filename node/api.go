@@ -87,6 +87,16 @@ type PutResult struct {
 	Partial  bool    `json:"partial,omitempty"` // some pack has fewer shards than asked: outcome Partial
 }
 
+// RemoveResult says what was removed.
+type RemoveResult struct {
+	Packs   int   `json:"packs"`             // packs that are deleted
+	Kept    int   `json:"kept"`              // packs that something else of this home refers to
+	Holders int   `json:"holders"`           // holders told, over all packs
+	Bytes   int64 `json:"bytes"`             // of the deleted packs, without redundancy
+	Untold  int   `json:"untold"`            // packs of which no holder could be told: remove it again
+	Partial bool  `json:"partial,omitempty"` // there are some: outcome Partial
+}
+
 // Progress of a put or get.
 type Progress struct {
 	Done  int64 `json:"done"`  // bytes
@@ -237,13 +247,4 @@ type LeaveResult struct {
 	Left    int      `json:"left"`              // not handed over: outcome Partial
 	Bytes   int64    `json:"bytes"`             // handed over
 	Reasons []string `json:"reasons,omitempty"` // why some were left, a few
-}
-
-// RemoveResult says what a remove did.
-type RemoveResult struct {
-	Packs  int   `json:"packs"`  // packs deleted
-	Kept   int   `json:"kept"`   // packs that something else refers to
-	Told   int   `json:"told"`   // peers that took the deletion
-	Untold int   `json:"untold"` // holders that did not answer and hear of it from others
-	Bytes  int64 `json:"bytes"`  // of the packs deleted
 }

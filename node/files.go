@@ -66,6 +66,9 @@ func (n *Node) Put(ctx context.Context, q PutRequest, r io.Reader, progress func
 		return PutResult{}, err
 	}
 	link := volume.FileLink(n.engine.network, root)
+	// A crash before this loses the row in the catalog, nothing else: the file
+	// can be read by nobody, for nobody has its link yet.
+	owned := n.own(link, entry, p.packs)
 	worst := p.worst()
 	res := PutResult{
 		Link: link.String(), Bytes: entry.Size, Packs: len(p.packs),
@@ -88,6 +91,10 @@ func (n *Node) Put(ctx context.Context, q PutRequest, r io.Reader, progress func
 		res.Warning = fmt.Sprintf("%d known peers did not answer: with them the file would survive more losses", worst.silent)
 	case worst.scheme.K == 1 && q.Redundancy == nil:
 		res.Warning = fmt.Sprintf("few peers: whole copies on %d nodes, any 1 of %d restores the file", res.N, res.N)
+	}
+	if owned != nil {
+		n.engine.log.Error("put not written down", "err", owned)
+		res.Warning = "stored, but this home could not write down that it did: keep the link, 'p2pfs rm' needs it"
 	}
 	return res, nil
 }
@@ -166,6 +173,27 @@ func (n *Node) open(ctx context.Context, text string) (*volume.File, error) {
 		}
 	}
 	return f, nil
+}
+
+// Link gives the link to what a source names, or with verify the link that
+// gives the right to check and repair it and shows nothing of it.
+func (n *Node) Link(ctx context.Context, text string, verify bool) (string, error) {
+	l, err := n.link(text)
+	if err != nil {
+		return "", err
+	}
+	if !verify || l.Kind == volume.KindVerify {
+		return l.String(), nil
+	}
+	f, err := n.open(ctx, text)
+	if err != nil {
+		return "", err
+	}
+	ref, ok := f.Inventory()
+	if !ok { // WriteFile gives every file one, the smallest too
+		return "", fail(Failed, "put the file again with this version", "%q has no inventory that a verify link could point to", f.Entry().Name)
+	}
+	return volume.VerifyLink(n.engine.network, ref).String(), nil
 }
 
 // Stat tells what a source is and how safe it is now: every pack's holders

@@ -74,6 +74,14 @@ func (a asker) Read(ctx context.Context, p string, q wire.ReadRequest, g erasure
 	})
 }
 
+func (a asker) Prove(ctx context.Context, p string, q wire.ProveRequest) (proof []byte, err error) {
+	err = a.e.call(ctx, peer.ID(p), askTimeout, func(s stream) (err error) {
+		proof, err = wire.Prove(s, q)
+		return err
+	})
+	return proof, err
+}
+
 func (a asker) Store(ctx context.Context, p string, q *wire.StoreRequest, cell func(row int) []byte) error {
 	return a.e.call(ctx, peer.ID(p), a.e.stall, func(s stream) error {
 		_, err := wire.Store(s, q, cell)

@@ -17,8 +17,8 @@ import (
 // packsAtOnce is how many packs of a source are looked at side by side.
 const packsAtOnce = 4
 
-// packsOf gives the packs that a source consists of; a verify link is enough.
-func (n *Node) packsOf(ctx context.Context, text string) (kind string, ids []pack.ID, err error) {
+// sourcePacks gives the packs that a source consists of; a verify link is enough.
+func (n *Node) sourcePacks(ctx context.Context, text string) (kind string, ids []pack.ID, err error) {
 	l, err := n.link(text)
 	if err != nil {
 		return "", nil, err
@@ -42,7 +42,7 @@ func (n *Node) Health(ctx context.Context, source string) (Health, error) {
 	if source == "" {
 		return n.ownHealth(), nil
 	}
-	kind, ids, err := n.packsOf(ctx, source)
+	kind, ids, err := n.sourcePacks(ctx, source)
 	if err != nil {
 		return Health{}, err
 	}
@@ -204,7 +204,7 @@ func (n *Node) eachPack(ctx context.Context, ids []pack.ID, fn func(context.Cont
 // what is missing up to n. No key is needed, nor a shard of it here.
 func (n *Node) Repair(ctx context.Context, source string, progress func(RepairProgress)) (RepairResult, error) {
 	begun := n.engine.clock.Now()
-	_, ids, err := n.packsOf(ctx, source)
+	_, ids, err := n.sourcePacks(ctx, source)
 	if err != nil {
 		return RepairResult{}, err
 	}
@@ -305,16 +305,3 @@ func (n *Node) upkeep() upkeep {
 func (c *Config) repairConfig() repair.Config {
 	return repair.Config{Probe: c.Probe, Grace: c.Grace, AuditEvery: c.Audit, Rate: c.RepairRate}
 }
-
-// Remove deletes what this home has put under a source.
-func (n *Node) Remove(context.Context, string) (RemoveResult, error) {
-	return RemoveResult{}, notPart("remove")
-}
-
-// Link gives a link to a source; with verify one that gives the right to
-// check and repair it, and to read nothing.
-func (n *Node) Link(context.Context, string, bool) (string, error) {
-	return "", notPart("link")
-}
-
-func notPart(what string) error { return fail(Failed, "", "%s is not part of this build", what) }

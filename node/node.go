@@ -90,7 +90,7 @@ type Config struct {
 	Grace          time.Duration // how long a holder may be away before repair is due; 0: DefaultGrace
 	Probe          time.Duration // how often holders are asked whether they are there; 0: DefaultProbe
 	Audit          time.Duration // how long one round of samples takes; 0: DefaultAudit
-	Settle         time.Duration // how long peers must have been there before packs grow; 0: DefaultSettle
+	Settle         time.Duration // how long peers must have been there, or away, before packs follow; 0: DefaultSettle, negative: they never do
 	RepairRate     int64         // bytes a second that repairs may move; 0: no bound
 	Metrics        string        // HOST:PORT of the Prometheus endpoint; "": none
 	Log            *slog.Logger
@@ -285,6 +285,9 @@ func (n *Node) Run(ctx context.Context) error {
 			}
 			return nil
 		})
+		if n.config.Settle >= 0 {
+			g.Go(func() error { return n.grow(ctx) })
+		}
 	}
 	g.Go(func() error {
 		n.connect(ctx)

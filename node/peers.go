@@ -48,6 +48,7 @@ type peerState struct {
 	factsAt  time.Time
 	lastSeen time.Time
 	lastFail time.Time
+	since    time.Time     // of the first answer after the last failure
 	insisted time.Time     // when it was last asked in spite of having failed
 	latency  time.Duration // moving average of short answers
 }
@@ -82,12 +83,15 @@ func (t *peerTable) evict() {
 }
 
 func (t *peerTable) failed(p peer.ID, now time.Time) {
-	t.with(p, func(s *peerState) { s.lastFail = now; s.factsAt = time.Time{} })
+	t.with(p, func(s *peerState) { s.lastFail, s.since, s.factsAt = now, time.Time{}, time.Time{} })
 }
 
 func (t *peerTable) answered(p peer.ID, now time.Time, took time.Duration) {
 	t.with(p, func(s *peerState) {
 		s.lastSeen = now
+		if s.since.IsZero() {
+			s.since = now
+		}
 		if took < askTimeout {
 			if s.latency == 0 {
 				s.latency = took
@@ -106,6 +110,25 @@ func (t *peerTable) state(p peer.ID) peerState {
 		return *s
 	}
 	return peerState{}
+}
+
+// count gives how many peers that hold shards for others have answered for the
+// whole of a period, without a failure and to the end of it, and how many have
+// answered in it at all. Whether one has room is asked when it is to have a
+// shard.
+func (t *peerTable) count(now time.Time, period, end time.Duration) (steady, seen int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, s := range t.peers {
+		if s.facts.Capacity == 0 && s.facts.Free == 0 || now.Sub(s.lastSeen) > period {
+			continue
+		}
+		seen++
+		if !s.since.IsZero() && now.Sub(s.since) >= period && now.Sub(s.lastSeen) <= end {
+			steady++
+		}
+	}
+	return steady, seen
 }
 
 // avoid says whether p failed a moment ago and has not answered since.

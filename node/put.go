@@ -51,6 +51,7 @@ type placed struct {
 	k, m    int // its own k′, and m
 	meta    bool
 	holders []wire.Holder
+	owned   store.OwnedPack
 	reasons []error // why shards could not be placed
 	silent  int     // peers that did not answer when they were asked for room
 }
@@ -65,6 +66,8 @@ type putter struct {
 	id      [16]byte
 	owner   ed25519.PrivateKey
 	scheme  *erasure.Scheme // nil: automatic
+	given   bool            // scheme was given by the user
+	last    bool            // no state that is newer than what was known is followed
 	expires uint64          // Unix time in ms, 0: never
 	slots   chan struct{}
 	ctx     context.Context // of the put: ends all that is under way
@@ -83,7 +86,7 @@ type putter struct {
 func (e *engine) newPutter(ctx context.Context, owner ed25519.PrivateKey, s *erasure.Scheme, expires uint64) *putter {
 	ctx, cancel := context.WithCancelCause(ctx)
 	p := &putter{
-		e: e, owner: owner, scheme: s, expires: expires, ctx: ctx, cancel: cancel,
+		e: e, owner: owner, scheme: s, given: s != nil, expires: expires, ctx: ctx, cancel: cancel,
 		slots: make(chan struct{}, packsInFlight), mine: make(map[pack.ID]*storing),
 		seen: make(map[pack.ID]bool), peers: make(map[peer.ID]bool),
 	}
@@ -109,9 +112,10 @@ func (p *putter) end() {
 }
 
 // storing is a pack that a put of this node stores, from its first step until
-// the last put that takes part in it has ended.
+// the last put that takes part in it has ended, or one that is claimed.
 type storing struct {
-	by     *putter
+	by     *putter       // nil: claimed
+	yield  func()        // ends the claim soon, for a put waits; nil: it ends soon anyway
 	stored chan struct{} // closed when done and err are set
 	done   *placed
 	err    error
@@ -129,6 +133,43 @@ func (st *storing) leave(e *engine, id pack.ID) {
 		delete(e.putting, id)
 	}
 }
+
+// claim keeps the puts of this node away from a pack until release is called:
+// whoever deletes it or codes it anew must know that nobody stores it at the
+// same time. yield, which may be nil, is called when a put waits for that. The
+// error wraps errClaimed where the pack is not free for claimWait.
+func (e *engine) claim(ctx context.Context, id pack.ID, yield func()) (release func(), err error) {
+	late, stop := e.clock.After(claimWait)
+	defer stop()
+	for {
+		e.mu.Lock()
+		other := e.putting[id]
+		if other == nil {
+			if e.putting == nil {
+				e.putting = make(map[pack.ID]*storing)
+			}
+			own := &storing{yield: yield, users: 1, ended: make(chan struct{})}
+			e.putting[id] = own
+			e.mu.Unlock()
+			return func() {
+				e.mu.Lock()
+				defer e.mu.Unlock()
+				own.leave(e, id)
+			}, nil
+		}
+		e.mu.Unlock()
+		select {
+		case <-other.ended:
+		case <-late:
+			return nil, fmt.Errorf("pack %s: %w", id.Short(), errClaimed)
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// errClaimed is wrapped where a pack is stored by a put, or claimed, for long.
+var errClaimed = errors.New("it is being stored now")
 
 // share stores a pack, or takes part in what another put of this node that
 // has the same pack does: two that store the same shards under two states
@@ -153,6 +194,9 @@ func (p *putter) share(ctx context.Context, id pack.ID, store func() (*placed, e
 			return own.done, own.err
 		}
 		p.e.mu.Unlock()
+		if other.yield != nil {
+			other.yield()
+		}
 		wait := other.ended
 		if p.wants(other.by) {
 			wait = other.stored
@@ -197,6 +241,9 @@ func (p *putter) join(id pack.ID, other *storing) *placed {
 
 // wants says whether two puts want the same of a pack.
 func (p *putter) wants(q *putter) bool {
+	if q == nil {
+		return false
+	}
 	same := p.scheme == nil && q.scheme == nil || p.scheme != nil && q.scheme != nil && *p.scheme == *q.scheme
 	return same && p.expires == q.expires
 }
@@ -335,21 +382,77 @@ func (p *putter) store(ctx context.Context, id pack.ID, owner pack.Owner, conten
 	if m, err := p.e.store.Manifest(id); err == nil {
 		last = m.State.Number
 	}
+	owned, err := p.e.store.OwnedPack(id)
+	if err == nil {
+		last = max(last, owned.Number)
+	}
 	expires := p.expires
-	if expires != 0 {
+	var before *known
+	if expires != 0 || owned.Expires != 0 {
 		// What is stored already is not to end sooner than it would have.
 		if k, err := p.e.locate(ctx, id, effort{all: true}); err == nil {
+			before = k
 			last = max(last, k.manifest.State.Number)
-			if x := k.manifest.State.Expires; x == 0 || x > expires {
+			if x := k.manifest.State.Expires; expires != 0 && (x == 0 || x > expires) {
 				expires = x
 			}
 		}
 	}
+	done, state, err := p.spread(ctx, id, owner, content, data, meta, last, expires)
+	if err == nil && before != nil {
+		p.renew(ctx, done, state, before)
+	}
+	return done, err
+}
+
+// renew tells a new state to those who keep a shard of the pack and were not
+// chosen now, which would else drop it when the old state expires. Those that
+// are not told do just that.
+func (p *putter) renew(ctx context.Context, done *placed, state *pack.State, before *known) {
+	var g errgroup.Group
+	g.SetLimit(32)
+	told := make(map[peer.ID]bool)
+	for _, h := range done.holders {
+		told[peer.ID(h.Peer)] = true
+	}
+	for _, ps := range before.holders {
+		for _, h := range ps {
+			if told[h] {
+				continue
+			}
+			told[h] = true
+			g.Go(func() error {
+				if err := p.e.tellState(ctx, h, state); err != nil {
+					p.e.log.Debug("renewal not taken", "peer", h, "pack", done.id, "err", err)
+				}
+				return nil
+			})
+		}
+	}
+	g.Wait()
+}
+
+// tellState tells a peer, this node itself perhaps, a new state of a pack.
+func (e *engine) tellState(ctx context.Context, to peer.ID, st *pack.State) error {
+	if to != e.self {
+		return e.call(ctx, to, askTimeout, func(s stream) error { return wire.State(s, st) })
+	}
+	if !st.Deleted {
+		_, err := e.store.SetState(st)
+		return err
+	}
+	_, err := e.store.Bury(st, string(to))
+	return err
+}
+
+// spread codes a pack under a state that follows number last and sends its
+// shards to holders.
+func (p *putter) spread(ctx context.Context, id pack.ID, owner pack.Owner, content pack.Content, data []byte, meta bool, last, expires uint64) (*placed, *pack.State, error) {
 	most := steps[0].N() // no more peers than this are taken
 	for try := 0; ; try++ {
 		scheme, peers, silent, err := p.choose(ctx, id, len(data), meta, most)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		g := erasure.NewGeometry(len(data), scheme)
 		var parity []byte
@@ -358,9 +461,9 @@ func (p *putter) store(ctx context.Context, id pack.ID, owner pack.Owner, conten
 		}
 		hashes, err := pack.Code(content, data, scheme, parity)
 		if err != nil {
-			return nil, fmt.Errorf("code pack %s: %w", id.Short(), err)
+			return nil, nil, fmt.Errorf("code pack %s: %w", id.Short(), err)
 		}
-		state := pack.NewState(p.e.network, owner, content, scheme, p.scheme != nil, pack.NextNumber(p.e.clock.Now(), last), hashes)
+		state := pack.NewState(p.e.network, owner, content, scheme, p.given, pack.NextNumber(p.e.clock.Now(), last), hashes)
 		state.Expires = expires
 		state.Sign(p.owner)
 		m := &pack.Manifest{Content: content, State: *state}
@@ -369,15 +472,20 @@ func (p *putter) store(ctx context.Context, id pack.ID, owner pack.Owner, conten
 			p.e.buffers.put(parity)
 		}
 		done.scheme, done.meta, done.silent = scheme, meta, silent
+		done.owned = store.OwnedPack{ID: id, Meta: meta, Given: p.given, Scheme: scheme, Number: state.Number,
+			Expires: expires, Len: len(data), Content: state.Content}
 		if err := ctx.Err(); err != nil {
-			return nil, context.Cause(ctx)
+			return nil, nil, context.Cause(ctx)
+		}
+		if higher >= state.Number && p.last {
+			return nil, nil, fmt.Errorf("pack %s: %w", id.Short(), store.ErrOld)
 		}
 		if higher >= state.Number && try < 3 {
 			last = higher // a peer knows a newer state, a deletion perhaps: ours must follow it
 			continue
 		}
 		if done.missing() == 0 {
-			return done, nil
+			return done, state, nil
 		}
 		if p.scheme == nil && len(done.holders) > 0 && len(done.holders) < most && try < 3 {
 			// Fewer took a shard than offered to: take the step that they are enough for.
@@ -387,11 +495,11 @@ func (p *putter) store(ctx context.Context, id pack.ID, owner pack.Owner, conten
 			}
 		}
 		if len(done.holders) <= repair.Threshold(done.k, done.m) {
-			return nil, fail(NoPeers, "see 'p2pfs peers' for who is there and what is free; a smaller --redundancy needs fewer peers",
+			return nil, nil, fail(NoPeers, "see 'p2pfs peers' for who is there and what is free; a smaller --redundancy needs fewer peers",
 				"pack %s: %d of %d shards stored, more than %d are needed%s",
 				id.Short(), len(done.holders), g.N(), repair.Threshold(done.k, done.m), because(done.reasons))
 		}
-		return done, nil
+		return done, state, nil
 	}
 }
 

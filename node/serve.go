@@ -10,6 +10,7 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"github.com/p2pfs/p2pfs/dht"
 	"github.com/p2pfs/p2pfs/internal/digest"
 	"github.com/p2pfs/p2pfs/pack"
 	"github.com/p2pfs/p2pfs/store"
@@ -27,6 +28,11 @@ const (
 	storesPerPeer        = 4
 	storesPerPeerWaiting = 8
 
+	// burialsAtOnce bounds the look-ups for deletions of packs that are not
+	// held, which peers cause; one waits for its turn for lookWait at most.
+	burialsAtOnce = 16
+	lookWait      = 2 * time.Second
+
 	// busyAfter is how long a shard waits for its turn before the peer is
 	// told to go elsewhere.
 	busyAfter = 20 * time.Second
@@ -39,12 +45,14 @@ type server struct {
 	storing *turns                  // of each peer
 	stores  chan struct{}           // a slot for each shard being received
 	waiting atomic.Int32            // shards that wait for one
+	burials chan struct{}           // a slot for each look-up
 	deny    func(list []byte) error // takes a deny list
 	holds   func(p peer.ID) bool    // whether a peer takes part as a holder; nil: all do
 }
 
 func newServer(e *engine, deny func(list []byte) error) *server {
-	return &server{engine: e, storing: newTurns(storesPerPeer, storesPerPeerWaiting), stores: make(chan struct{}, storesAtOnce), deny: deny}
+	return &server{engine: e, storing: newTurns(storesPerPeer, storesPerPeerWaiting), stores: make(chan struct{}, storesAtOnce),
+		burials: make(chan struct{}, burialsAtOnce), deny: deny}
 }
 
 // refusal says an error of the store to peers.
@@ -81,13 +89,16 @@ func (s *server) Store(ctx context.Context, from string, q *wire.StoreRequest) (
 	if err := q.Manifest.Verify(s.network, q.Manifest.ID()); err != nil {
 		return nil, err
 	}
-	if s.holdsAnother(q.Manifest, q.Shard) {
-		return nil, wire.Refuse(wire.Denied, "another shard of the pack is held here")
+	if q.Manifest.State.Expired(s.clock.Now()) {
+		return nil, wire.Refuse(wire.Old, "the pack has expired")
 	}
 	handed := wire.PackHolders{ID: q.Manifest.ID(), Number: q.Manifest.State.Number, Holders: q.Holders}
 	if len(q.Holders) > 0 {
 		if _, known, err := s.store.Holders(handed.ID); err == nil && !s.handsOver(from, store.PutID{}, known) {
 			return nil, wire.Refuse(wire.Denied, "the shard is not that peer's to hand over")
+		}
+		if s.holdsAnother(q.Manifest, q.Shard) {
+			return nil, wire.ErrAnother
 		}
 	}
 	done, err := s.turn(ctx, from)
@@ -196,7 +207,7 @@ func (r *receipt) Write(row int, b []byte) error { return refusal(r.Writer.Write
 
 // ReadBlock gives a block out, verified.
 func (s *server) ReadBlock(_ context.Context, _ string, q wire.ReadRequest, row int, dst []byte) ([]byte, error) {
-	k, err := s.schemeK(q)
+	k, err := s.schemeK(q.ID, q.K, q.M)
 	if err != nil {
 		return nil, refusal(err)
 	}
@@ -204,10 +215,29 @@ func (s *server) ReadBlock(_ context.Context, _ string, q wire.ReadRequest, row 
 	return b, refusal(err)
 }
 
+// Prove proves that a block is here whole: it is read, and verified, as if it
+// were to be given out.
+func (s *server) Prove(_ context.Context, _ string, q wire.ProveRequest) ([]byte, error) {
+	k, err := s.schemeK(q.ID, q.K, q.M)
+	if err != nil {
+		return nil, refusal(err)
+	}
+	buf := s.buffers.block()
+	defer s.buffers.putBlock(buf)
+	b, err := s.store.ReadCoded(q.ID, k, q.M, q.Shard, q.Row, buf[:0])
+	if err != nil {
+		return nil, refusal(err)
+	}
+	if q.Off >= len(b) {
+		return nil, wire.Refuse(wire.NotFound, "the block has %d bytes", len(b))
+	}
+	return digest.Prove(b, q.Off), nil
+}
+
 // schemeK gives the k of the scheme by which a shard asked for is coded: peers
 // ask by the pack's own k′, the store knows its shards by their scheme.
-func (s *server) schemeK(q wire.ReadRequest) (int, error) {
-	hs, err := s.store.Holdings(q.ID)
+func (s *server) schemeK(id pack.ID, coded, m int) (int, error) {
+	hs, err := s.store.Holdings(id)
 	if err != nil {
 		return 0, err
 	}
@@ -215,7 +245,7 @@ func (s *server) schemeK(q wire.ReadRequest) (int, error) {
 		return 0, store.ErrNotFound
 	}
 	for _, h := range hs {
-		if !h.Deleted && h.Coded == q.K && h.M == q.M {
+		if !h.Deleted && h.Coded == coded && h.M == m {
 			return h.K, nil
 		}
 	}
@@ -299,22 +329,28 @@ func (e *engine) confirm(p wire.PackHolders, may func(shard int, put store.PutID
 	return nil
 }
 
-// State takes a new state of a pack.
-func (s *server) State(_ context.Context, from string, st *pack.State) error {
+// State takes a new state of a pack. A deletion is also taken of a pack that is
+// not held where this node is among the closest to it: there a holder that was
+// away asks.
+func (s *server) State(ctx context.Context, from string, st *pack.State) error {
 	if st.Network != s.network {
 		return wire.ErrOtherNetwork
 	}
 	if err := st.Verify(); err != nil {
 		return err
 	}
-	// The store would keep any tombstone. Those of packs that are not here
-	// would be room for whoever has a key to sign them.
+	set := s.store.SetState
 	if st.Deleted {
-		if _, err := s.store.Holding(st.ID()); err != nil {
+		_, err := s.store.Holding(st.ID())
+		if errors.Is(err, store.ErrNotFound) {
+			err = s.concerned(ctx, st.ID())
+		}
+		if err != nil {
 			return refusal(err)
 		}
+		set = func(st *pack.State) (bool, error) { return s.store.Bury(st, from) }
 	}
-	changed, err := s.store.SetState(st)
+	changed, err := set(st)
 	if err != nil {
 		return refusal(err)
 	}
@@ -323,6 +359,30 @@ func (s *server) State(_ context.Context, from string, st *pack.State) error {
 		s.log.Info("new state of a pack", "pack", st.ID(), "deleted", st.Deleted, "from", peer.ID(from))
 	}
 	return nil
+}
+
+// concerned returns an error unless this node is among the [dht.Width] peers
+// closest to a pack, as far as it knows.
+func (s *server) concerned(ctx context.Context, id pack.ID) error {
+	if !s.holder {
+		return store.ErrNotFound
+	}
+	ctx, cancel := context.WithTimeout(ctx, lookWait)
+	defer cancel()
+	select {
+	case s.burials <- struct{}{}:
+		defer func() { <-s.burials }()
+	case <-ctx.Done():
+		return wire.Refuse(wire.Busy, "too many deletions")
+	}
+	near, err := s.dir.Closest(ctx, id, dht.Width)
+	if slices.Contains(near, s.self) {
+		return nil
+	}
+	if err != nil {
+		return wire.Refuse(wire.Busy, "it is not known who is closest to the pack")
+	}
+	return store.ErrNotFound
 }
 
 // Facts says what is to be known of this node.

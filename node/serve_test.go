@@ -22,6 +22,7 @@ import (
 
 	"github.com/p2pfs/p2pfs/dht"
 	"github.com/p2pfs/p2pfs/erasure"
+	"github.com/p2pfs/p2pfs/internal/digest"
 	"github.com/p2pfs/p2pfs/member"
 	"github.com/p2pfs/p2pfs/pack"
 	"github.com/p2pfs/p2pfs/store"
@@ -40,7 +41,7 @@ type parcel struct {
 // newParcel codes a pack of an owner of its own, under memNetwork.
 func newParcel(t *testing.T, size int, s erasure.Scheme, number uint64) *parcel {
 	t.Helper()
-	owner := ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
+	owner := testOwner()
 	p := &parcel{data: random(uint64(size), size)}
 	content := pack.NewContent(p.data)
 	p.g = erasure.NewGeometry(size, s)
@@ -55,10 +56,13 @@ func newParcel(t *testing.T, size int, s erasure.Scheme, number uint64) *parcel 
 	return p
 }
 
+// testOwner owns the parcels.
+func testOwner() ed25519.PrivateKey { return ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)) }
+
 // deleted is the state that deletes p.
 func (p *parcel) deleted(number uint64) *pack.State {
 	st := &pack.State{Network: memNetwork, Owner: p.m.State.Owner, Content: p.m.State.Content, Number: number, Deleted: true}
-	st.Sign(ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)))
+	st.Sign(testOwner())
 	return st
 }
 
@@ -168,6 +172,10 @@ func TestHaveTellsTheCodingAndTheDamage(t *testing.T) {
 	if _, err := n.server.ReadBlock(t.Context(), "anyone", q, 0, nil); !errors.Is(err, wire.ErrCorrupt) {
 		t.Fatalf("got %v, want %v", err, wire.ErrCorrupt)
 	}
+	proof := wire.ProveRequest{ID: p.m.ID(), K: 3, M: 1, Shard: 1}
+	if _, err := n.server.Prove(t.Context(), "anyone", proof); !errors.Is(err, wire.ErrCorrupt) {
+		t.Errorf("prove: got %v, want %v", err, wire.ErrCorrupt)
+	}
 	want.Damaged = true
 	check()
 }
@@ -187,6 +195,150 @@ func TestSweepsAreNeverRarerThanTheStoreHasThem(t *testing.T) {
 		if got := sweepEvery(ttl); got != want {
 			t.Errorf("%v: got %v, want %v", ttl, got, want)
 		}
+	}
+}
+
+// prover asks n for proofs of blocks of p, and verifies them as one does who
+// has the manifest and no block.
+func prover(t *testing.T, from, n *memNode, p *parcel) func(q wire.ProveRequest) (chunk []byte, err error) {
+	return func(q wire.ProveRequest) ([]byte, error) {
+		t.Helper()
+		s, err := from.dial.Open(t.Context(), n.self)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		proof, err := wire.Prove(s, q)
+		if err != nil {
+			return nil, err
+		}
+		return digest.VerifyProof(p.m.BlockHash(q.Shard, q.Row), p.g.CellLen(q.Shard, q.Row), q.Off, proof)
+	}
+}
+
+func TestBlocksAreProven(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		size int
+		s    erasure.Scheme
+	}{
+		{"one short block", 1000, erasure.Scheme{K: 1}},
+		{"of three blocks", 12 << 10, erasure.Scheme{K: 8, M: 2}}, // k′ is 3
+		{"short last block", 1_000_001, erasure.Scheme{K: 4, M: 2}},
+		{"large blocks", 9 << 20, erasure.Scheme{K: 2, M: 1}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			m := newMemNet(t, 151, 1, 0)
+			n := m.nodes[0]
+			p := newParcel(t, tt.size, tt.s, 10)
+			ask := prover(t, m.client(), n, p)
+			for shard := range p.g.N() {
+				if err := p.give(n.server, "putter", wire.StoreRequest{Put: [16]byte{1}, Shard: shard}); err != nil {
+					t.Fatal(err)
+				}
+				row := p.g.ShardRows(shard) - 1
+				b := p.g.Cell(p.data, p.parity, shard, row)
+				for _, off := range []int{0, len(b) / 2, len(b) - 1} {
+					chunk, err := ask(wire.ProveRequest{ID: p.m.ID(), K: p.g.K, M: p.g.M, Shard: shard, Row: row, Off: off})
+					at := off / 1024 * 1024
+					if err != nil || !bytes.Equal(chunk, b[at:min(at+1024, len(b))]) {
+						t.Errorf("shard %d, byte %d of %d: got %d bytes, %v", shard, off, len(b), len(chunk), err)
+					}
+				}
+			}
+		})
+	}
+}
+
+func TestNoProofOfWhatIsNotThere(t *testing.T) {
+	m := newMemNet(t, 157, 1, 0)
+	p := newParcel(t, 12<<10, erasure.Scheme{K: 8, M: 2}, 10)
+	if err := p.give(m.nodes[0].server, "putter", wire.StoreRequest{Put: [16]byte{1}, Shard: 1}); err != nil {
+		t.Fatal(err)
+	}
+	ask := prover(t, m.client(), m.nodes[0], p)
+	good := wire.ProveRequest{ID: p.m.ID(), K: 3, M: 2, Shard: 1}
+	for _, tt := range []struct {
+		name string
+		edit func(q *wire.ProveRequest)
+		want wire.Code
+	}{
+		{"what is there", func(*wire.ProveRequest) {}, 0},
+		{"another pack", func(q *wire.ProveRequest) { q.ID[0]++ }, wire.NotFound},
+		{"another shard", func(q *wire.ProveRequest) { q.Shard = 0 }, wire.NotFound},
+		{"another row", func(q *wire.ProveRequest) { q.Row = 1 }, wire.NotFound},
+		{"beyond the block", func(q *wire.ProveRequest) { q.Off = 4 << 10 }, wire.NotFound},
+		{"another coding", func(q *wire.ProveRequest) { q.K = 4 }, wire.OtherCoding},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			q := good
+			tt.edit(&q)
+			if _, err := ask(q); wire.CodeOf(err) != tt.want {
+				t.Errorf("got %v, want %v", err, tt.want)
+			}
+		})
+	}
+}
+
+// bluffer proves what it makes up.
+type bluffer struct {
+	wire.Handler
+
+	prove func(h wire.Handler, q wire.ProveRequest) ([]byte, error)
+}
+
+func (b bluffer) Prove(_ context.Context, _ string, q wire.ProveRequest) ([]byte, error) {
+	return b.prove(b.Handler, q)
+}
+
+func TestNoBluffIsAProof(t *testing.T) {
+	m := newMemNet(t, 163, 1, 0)
+	n := m.nodes[0]
+	p := newParcel(t, 300<<10, erasure.Scheme{K: 2, M: 1}, 10)
+	if err := p.give(n.server, "putter", wire.StoreRequest{Put: [16]byte{1}, Shard: 1}); err != nil {
+		t.Fatal(err)
+	}
+	q := wire.ProveRequest{ID: p.m.ID(), K: 2, M: 1, Shard: 1, Row: 3, Off: 2000}
+	block := p.g.Cell(p.data, p.parity, 1, 3)
+	ask := prover(t, m.client(), n, p)
+	if _, err := ask(q); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name  string
+		prove func(h wire.Handler, q wire.ProveRequest) ([]byte, error)
+	}{
+		{"a changed chunk", func(h wire.Handler, q wire.ProveRequest) ([]byte, error) {
+			proof, err := h.Prove(t.Context(), "", q)
+			if err == nil {
+				proof[len(proof)-1] ^= 1
+			}
+			return proof, err
+		}},
+		{"the only chunk that was kept", func(h wire.Handler, q wire.ProveRequest) ([]byte, error) {
+			q.Off = 0
+			return h.Prove(t.Context(), "", q)
+		}},
+		{"another block", func(h wire.Handler, q wire.ProveRequest) ([]byte, error) {
+			q.Row = 2
+			return h.Prove(t.Context(), "", q)
+		}},
+		{"a block lost but for the chunk", func(_ wire.Handler, q wire.ProveRequest) ([]byte, error) {
+			b := make([]byte, len(block))
+			copy(b[1024:], block[1024:2048])
+			return digest.Prove(b, q.Off), nil
+		}},
+		{"the digests without the chunk", func(h wire.Handler, q wire.ProveRequest) ([]byte, error) {
+			proof, err := h.Prove(t.Context(), "", q)
+			return proof[:len(proof)-1024], err
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			n.wrap = func(h wire.Handler) wire.Handler { return bluffer{h, tt.prove} }
+			if chunk, err := ask(q); !errors.Is(err, digest.ErrProof) || chunk != nil {
+				t.Errorf("got %d bytes, %v, want %v", len(chunk), err, digest.ErrProof)
+			}
+		})
 	}
 }
 
@@ -232,7 +384,7 @@ func TestAStrangerHandsNothingOver(t *testing.T) {
 		{"by its putter", "putter", 1, false, wire.ErrHave},
 		{"another shard", "stranger", 2, false, wire.ErrDenied},
 		{"by a holder", "friend", 1, false, wire.ErrHave},
-		{"a second shard", "friend", 2, false, wire.ErrDenied},
+		{"a second shard", "friend", 2, false, wire.ErrAnother},
 	} {
 		q := wire.StoreRequest{Shard: step.shard, Holders: list}
 		if step.put {
@@ -296,25 +448,6 @@ func TestBlocksOfTheCodingAskedFor(t *testing.T) {
 	q := wire.ReadRequest{ID: old.m.ID(), K: 3, M: 5, Shard: 1, Count: 1}
 	if _, err := n.server.ReadBlock(t.Context(), "", q, 0, nil); !errors.Is(err, wire.ErrOtherCoding) {
 		t.Errorf("3+5: got %v, want %v", err, wire.ErrOtherCoding)
-	}
-}
-
-func TestTombstonesOnlyOfWhatIsHeld(t *testing.T) {
-	n := newMemNet(t, 73, 1, 0).nodes[0]
-	p := newParcel(t, 12<<10, erasure.Scheme{K: 2, M: 1}, 10)
-	if err := n.server.State(t.Context(), "", p.deleted(11)); !errors.Is(err, wire.ErrNotFound) {
-		t.Errorf("nothing held: got %v, want %v", err, wire.ErrNotFound)
-	}
-	if u := n.store.Usage(); u.Held != 0 {
-		t.Errorf("nothing held: %d bytes are kept", u.Held)
-	}
-	if err := p.give(n.server, "putter", wire.StoreRequest{Put: [16]byte{1}}); err != nil {
-		t.Fatal(err)
-	}
-	for _, number := range []uint64{11, 12} { // of a shard, of a tombstone
-		if err := n.server.State(t.Context(), "", p.deleted(number)); err != nil {
-			t.Errorf("state %d: %v", number, err)
-		}
 	}
 }
 

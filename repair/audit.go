@@ -4,21 +4,29 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
+	"github.com/p2pfs/p2pfs/erasure"
+	"github.com/p2pfs/p2pfs/internal/digest"
 	"github.com/p2pfs/p2pfs/pack"
 	"github.com/p2pfs/p2pfs/store"
 	"github.com/p2pfs/p2pfs/wire"
 )
 
-// Audit reads a random block of a random shard that another peer holds of a
-// random pack, and checks it against the manifest.
+// Audit has another peer prove that it has a random kilobyte of a random block
+// of its shard of a pack: of one of which no such sample was ever taken, if
+// there is one, else of a random one.
 func (k *Keeper) Audit(ctx context.Context) {
 	if k.Off.Audit {
 		return
 	}
 	for range 8 { // a peer that is away cannot be audited
+		if p, h, ok := k.fresh(); ok {
+			k.audit(ctx, p, h)
+			return
+		}
 		p, ok := k.pick(ctx)
 		if !ok {
 			return
@@ -66,8 +74,63 @@ func (k *Keeper) pick(ctx context.Context) (store.Pack, bool) {
 	return store.Pack{}, false
 }
 
-// audit reads a random block of the shard of one holder. It tells whether that
-// gave what it should.
+// fresh gives a holder of which no sample of a pack was ever taken, of those
+// that the last review found.
+func (k *Keeper) fresh() (store.Pack, store.Holder, bool) {
+	for {
+		k.mu.Lock()
+		if len(k.unseen) == 0 {
+			k.mu.Unlock()
+			return store.Pack{}, store.Holder{}, false
+		}
+		u := k.unseen[len(k.unseen)-1]
+		k.unseen = k.unseen[:len(k.unseen)-1]
+		present := k.presence(u.peer, k.Clock.Now()) == Present
+		k.mu.Unlock()
+		p, err := k.Shelf.Pack(u.id)
+		if err != nil || !confirmed(p) || !present {
+			continue
+		}
+		for _, h := range p.Holders {
+			if h.Peer == u.peer && h.Verified == 0 && h.Failed == 0 {
+				return p, h, true
+			}
+		}
+	}
+}
+
+// sample has a holder, this peer itself perhaps, prove that it has a random
+// part of its shard. It returns an error where the holder did not answer, and
+// bad where it gave something that it should not have.
+func (k *Keeper) sample(ctx context.Context, m *pack.Manifest, g erasure.Geometry, peer string, shard int) (bad, err error) {
+	row := k.random(g.ShardRows(shard))
+	if peer == k.Self {
+		return k.rows(ctx, m, g, peer, shard, row, 1, func(int, []byte) {})
+	}
+	size := g.CellLen(shard, row)
+	off := k.random(size)
+	proof, err := k.Net.Prove(ctx, peer, wire.ProveRequest{ID: m.ID(), K: g.K, M: g.M, Shard: shard, Row: row, Off: off})
+	if err != nil {
+		return refused(err)
+	}
+	k.Stats.AuditBytesRead.Add(int64(len(proof)))
+	if _, err := digest.VerifyProof(m.BlockHash(shard, row), size, off, proof); err != nil {
+		return fmt.Errorf("shard %d, row %d: %w: %w", shard, row, pack.ErrCorrupt, err), nil
+	}
+	return nil, nil
+}
+
+// refused tells an answer, which is bad, from silence and from a peer that is
+// busy.
+func refused(err error) (bad, silence error) {
+	if r, ok := errors.AsType[*wire.Refusal](err); ok && r.Code != wire.Busy {
+		return err, nil
+	}
+	return nil, err
+}
+
+// audit takes a sample of the shard of one holder. It tells whether that gave
+// what it should.
 func (k *Keeper) audit(ctx context.Context, p store.Pack, h store.Holder) bool {
 	m, err := k.Shelf.Manifest(p.ID)
 	if err != nil {
@@ -79,9 +142,7 @@ func (k *Keeper) audit(ctx context.Context, p store.Pack, h store.Holder) bool {
 	}
 	s := Sight{Shard: h.Shard, Peer: h.Peer}
 	k.Stats.Audits.Add(1)
-	got := 0
-	bad, err := k.rows(ctx, m, g, h.Peer, h.Shard, k.random(g.ShardRows(h.Shard)), 1, func(_ int, b []byte) { got += len(b) })
-	k.Stats.AuditBytesRead.Add(int64(got))
+	bad, err := k.sample(ctx, m, g, h.Peer, h.Shard)
 	switch {
 	case ctx.Err() != nil || errors.Is(err, wire.ErrBusy):
 	case err != nil:
@@ -90,18 +151,26 @@ func (k *Keeper) audit(ctx context.Context, p store.Pack, h store.Holder) bool {
 		k.Stats.AuditsFailed.Add(1)
 		k.answered(h.Peer)
 		k.fault(p.ID, s, bad)
-	case got > 0:
+	default:
 		k.verified(p.ID, s)
 		return true
 	}
 	return false
 }
 
+// firstSamples is the pause between samples of shards of which none was ever
+// taken: what was stored just now is seen to be there soon, at a cost to its
+// holders that nobody notices.
+const firstSamples = 50 * time.Millisecond
+
 // AuditPause is how long to wait between two audits: each shard of the packs
 // held here is to be audited by one of the n holders every AuditEvery.
 func (k *Keeper) AuditPause() time.Duration {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if len(k.unseen) > 0 {
+		return firstSamples
+	}
 	return max(k.AuditEvery/time.Duration(max(k.summary.Packs, 1)), 100*time.Millisecond)
 }
 

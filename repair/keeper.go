@@ -90,6 +90,7 @@ type Keeper struct {
 	peers   map[string]*watched
 	due     map[pack.ID]*due
 	twins   map[pack.ID]time.Time // packs of which this peer holds a shard that another one has too, since when
+	unseen  []unseen              // holders of which no sample was ever taken
 	rotten  []pack.ID             // packs of which the own shard is damaged
 	newer   map[pack.ID]string    // packs that a peer says are coded anew
 	busy    map[pack.ID]bool      // being repaired
@@ -124,6 +125,12 @@ type due struct {
 	verdict Verdict
 	rank    int  // how many present holders are closer to it
 	noPlace bool // nobody was found to take a shard
+}
+
+// unseen is a holder of a pack of which no sample was taken.
+type unseen struct {
+	id   pack.ID
+	peer string
 }
 
 // Bounds on what peers can make a keeper remember.

@@ -168,14 +168,14 @@ func (k *Keeper) Rebuild(ctx context.Context, m *pack.Manifest, holders []wire.H
 	return good, len(j.placed), err
 }
 
-// Inspect takes a sample, a random block, of the shard of each of the holders,
+// Inspect takes a sample of the shard of each of the holders,
 // who may hold a pack as they say, and tells who has given what it should. No
 // shard of the pack need be held here.
 func (k *Keeper) Inspect(ctx context.Context, m *pack.Manifest, holders []wire.Holder) []Sight {
 	return k.inspect(ctx, m, holders, false)
 }
 
-// inspect reads a block, or all, of the shard of each of the holders.
+// inspect takes a sample, or reads all, of the shard of each of the holders.
 func (k *Keeper) inspect(ctx context.Context, m *pack.Manifest, holders []wire.Holder, whole bool) []Sight {
 	g := m.Geometry()
 	seen := make([]Sight, len(holders))
@@ -186,16 +186,19 @@ func (k *Keeper) inspect(ctx context.Context, m *pack.Manifest, holders []wire.H
 			seen[i].Presence = Gone
 			return
 		}
-		row, count, got := k.random(g.ShardRows(h.Shard)), 1, 0
+		var bad, err error
+		want, got := 0, 0
 		if whole {
-			row, count = 0, g.ShardRows(h.Shard)
+			want = g.ShardRows(h.Shard)
+			bad, err = k.rows(ctx, m, g, h.Peer, h.Shard, 0, want, func(int, []byte) { got++ })
+		} else {
+			bad, err = k.sample(ctx, m, g, h.Peer, h.Shard)
 		}
-		bad, err := k.rows(ctx, m, g, h.Peer, h.Shard, row, count, func(int, []byte) { got++ })
 		switch {
 		case bad != nil:
 			seen[i].Presence = Gone
 			k.fault(m.ID(), seen[i], bad)
-		case err == nil && got == count:
+		case err == nil && got == want:
 			seen[i].Presence = Present
 		}
 	})

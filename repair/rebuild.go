@@ -112,6 +112,10 @@ func before(a pack.ID, x *due, b pack.ID, y *due) bool {
 // errNoPlace is wrapped where nobody takes what is missing.
 var errNoPlace = errors.New("no peer takes a shard")
 
+// errElsewhere is the error of a repair that meets another one of the same
+// pack: what that one placed is looked at before more is done.
+var errElsewhere = errors.New("it has just been given a shard of the pack: another repairs it")
+
 // repair restores what a pack lacks.
 func (k *Keeper) repair(ctx context.Context, id pack.ID) error {
 	m, err := k.Shelf.Manifest(id)
@@ -149,6 +153,8 @@ func (k *Keeper) repair(ctx context.Context, id pack.ID) error {
 		k.Stats.Repaired.Add(1)
 		k.Log.Info("repair done", "pack", id, "rebuilt", len(j.placed), "took", took)
 	case ctx.Err() != nil:
+	case errors.Is(err, errElsewhere):
+		k.Log.Info("repair left to another", "pack", id, "rebuilt", len(j.placed), "why", err)
 	case errors.Is(err, ErrBadState):
 		k.Stats.RepairsFailed.Add(1)
 		k.Log.Error("repair failed", "pack", id, "rebuilt", len(j.placed), "err", err)
@@ -171,8 +177,14 @@ func (k *Keeper) refresh(ctx context.Context, id pack.ID) (p store.Pack, newer b
 	}
 	number, key := p.Held[0].Number, [2]int{p.Held[0].Coded, p.Held[0].M}
 	ask := make([]string, 0, len(p.Holders)+width)
+	now := k.Clock.Now()
 	add := func(q string) {
-		if q != k.Self && !slices.Contains(ask, q) {
+		// Those that are away are asked by Watch, which waits for them.
+		k.mu.Lock()
+		w := k.peers[q]
+		away := w != nil && !w.away.IsZero() && now.Sub(w.asked) < awayPauses*k.Probe
+		k.mu.Unlock()
+		if q != k.Self && !away && !slices.Contains(ask, q) {
 			ask = append(ask, q)
 		}
 	}
@@ -213,11 +225,11 @@ func (k *Keeper) refresh(ctx context.Context, id pack.ID) (p store.Pack, newer b
 		return p, false, err
 	}
 	if newer { // unless it was only claimed
-		now := p.Held[0]
+		own := p.Held[0]
 		k.mu.Lock()
 		_, claimed := k.newer[id]
 		k.mu.Unlock()
-		newer = now.Deleted || now.Number != number || claimed
+		newer = own.Deleted || own.Number != number || claimed
 	}
 	return p, newer || !confirmed(p), ctx.Err()
 }
@@ -563,11 +575,15 @@ func (j *job) send(ctx context.Context, rows [][][]byte, places []Candidate) err
 				return
 			}
 			last = err
-			if errors.Is(err, wire.ErrOld) {
+			switch {
+			case errors.Is(err, wire.ErrOld):
 				fatal = fmt.Errorf("%s knows a newer state: %w", k.name(to), err)
+			case errors.Is(err, wire.ErrAnother):
+				fatal = fmt.Errorf("%s: %w", k.name(to), errElsewhere)
 			}
+			stop := fatal != nil
 			mu.Unlock()
-			if errors.Is(err, wire.ErrOld) {
+			if stop {
 				k.later(to, []pack.ID{j.id})
 				return
 			}

@@ -55,6 +55,9 @@ type Network interface {
 	// during the call.
 	Read(ctx context.Context, peer string, q wire.ReadRequest, g erasure.Geometry, take func(row int, b []byte, err error)) error
 
+	// Prove asks the peer to prove that it has a block: [digest.VerifyProof] checks it.
+	Prove(ctx context.Context, peer string, q wire.ProveRequest) (proof []byte, err error)
+
 	// Store has the peer keep a shard. cell gives the blocks, which stay as
 	// they are until Store returns.
 	Store(ctx context.Context, peer string, q *wire.StoreRequest, cell func(row int) []byte) error

@@ -101,6 +101,7 @@ type review struct {
 	due    map[pack.ID]*due
 	twins  map[pack.ID]bool
 	rotten []pack.ID
+	unseen []unseen
 	stale  []pack.ID            // with entries that say nothing any more
 	asks   map[string][]pack.ID // never heard to hold what a list says
 }
@@ -161,8 +162,11 @@ func (r *review) look(p store.Pack) {
 			continue
 		}
 		r.packs[h.Peer]++
-		if h.Heard == 0 {
+		switch {
+		case h.Heard == 0:
 			r.asks[h.Peer] = append(r.asks[h.Peer], p.ID)
+		case h.Verified == 0 && h.Failed == 0 && len(r.unseen) < maxQueue:
+			r.unseen = append(r.unseen, unseen{p.ID, h.Peer})
 		}
 	}
 	r.spare(p, seen, v)
@@ -358,7 +362,9 @@ func (r *review) end() {
 			s.Repair = Running
 		}
 	}
-	k.due, k.rotten = r.due, r.rotten
+	// In random order: else all holders would ask the same peers at a time.
+	k.Rand.Shuffle(len(r.unseen), func(i, j int) { r.unseen[i], r.unseen[j] = r.unseen[j], r.unseen[i] })
+	k.due, k.rotten, k.unseen = r.due, r.rotten, r.unseen
 	for id := range k.twins {
 		if !r.twins[id] {
 			delete(k.twins, id)

@@ -63,6 +63,23 @@ func (k *Keeper) Run(ctx context.Context) {
 	k.Save()
 }
 
+// nextGone is how long it takes until the grace of a peer that is away ends,
+// reviewMost at most.
+func (k *Keeper) nextGone() time.Duration {
+	now := k.Clock.Now()
+	next := reviewMost
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, w := range k.peers {
+		for _, since := range []time.Time{w.away, w.mute} {
+			if d := since.Add(k.Grace).Sub(now); !since.IsZero() && d > 0 {
+				next = min(next, d)
+			}
+		}
+	}
+	return next + time.Millisecond
+}
+
 // reviews reviews when there is a reason to, and now and then without.
 func (k *Keeper) reviews(ctx context.Context, wake chan<- struct{}) {
 	for {
@@ -78,8 +95,7 @@ func (k *Keeper) reviews(ctx context.Context, wake chan<- struct{}) {
 		if sleep(ctx, k.Clock, pause) != nil {
 			return
 		}
-		// A grace that ends is a change too, noticed by Watch.
-		tick, stop := k.Clock.After(reviewMost)
+		tick, stop := k.Clock.After(k.nextGone())
 		select {
 		case <-k.dirty:
 		case <-tick:

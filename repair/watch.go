@@ -35,12 +35,13 @@ func sortedIDs(m map[pack.ID]struct{}) (ids []pack.ID) {
 // something new is known, what they hold of the packs shared with them.
 func (k *Keeper) Watch(ctx context.Context) {
 	now := k.Clock.Now()
+	k.markGone()
 	var probe []string
 	k.mu.Lock()
 	for p, w := range k.peers {
 		// A tenth early: a step that runs once a period is not to miss every
 		// other one.
-		if (w.packs > 0 || len(w.ask) > 0) && now.Sub(w.asked) >= k.Probe-k.Probe/10 {
+		if (w.packs > 0 || len(w.ask) > 0) && now.Sub(w.asked) >= w.pause(k.Probe)-k.Probe/10 {
 			probe = append(probe, p)
 			w.asked = now
 		}
@@ -53,34 +54,52 @@ func (k *Keeper) Watch(ctx context.Context) {
 	k.reread(ctx)
 }
 
+// pause is how long a peer is left in peace between two probes: one that has
+// been away for long is asked less and less often, for when it comes back it
+// asks by itself.
+func (w *watched) pause(probe time.Duration) time.Duration {
+	if w.away.IsZero() {
+		return probe
+	}
+	return min(max(probe, w.asked.Sub(w.away)/4), awayPauses*probe)
+}
+
+// awayPauses is how many probe periods a peer that is away is left in peace at
+// most.
+const awayPauses = 16
+
 // probe asks one peer whether it is there, once more where it is not: a
 // connection that broke is no absence.
 func (k *Keeper) probe(ctx context.Context, p string) {
-	k.Stats.Probes.Add(1)
-	f, err := k.Net.Facts(ctx, p)
-	if err != nil {
-		if _, refused := errors.AsType[*wire.Refusal](err); !refused && ctx.Err() == nil {
-			k.Stats.Probes.Add(1)
-			f, err = k.Net.Facts(ctx, p)
+	k.mu.Lock()
+	w := k.peers[p]
+	away := w != nil && !w.away.IsZero()
+	k.mu.Unlock()
+	ask := func() (wire.Facts, error) {
+		k.Stats.Probes.Add(1)
+		f, err := k.Net.Facts(ctx, p)
+		if _, refused := errors.AsType[*wire.Refusal](err); refused {
+			err = nil // it is there, whatever it thinks of us
 		}
+		return f, err
+	}
+	f, err := ask()
+	if err != nil && !away && ctx.Err() == nil {
+		f, err = ask()
 	}
 	if ctx.Err() != nil {
 		return
 	}
-	if _, refused := errors.AsType[*wire.Refusal](err); refused {
-		err = nil // it is there, whatever it thinks of us
-	}
 	now := k.Clock.Now()
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	w := k.peers[p]
-	if w == nil {
+	if w = k.peers[p]; w == nil {
 		return
 	}
 	if err != nil {
 		if w.away.IsZero() {
 			w.away = now
-			k.Log.Info("peer suspected: it does not answer", "peer", k.name(p), "packs", w.packs, "err", err)
+			k.Log.Info("peer suspected: it does not answer", "peer", k.name(p), "packs", w.packs)
 			k.touch()
 		}
 		return
@@ -363,6 +382,11 @@ func (k *Keeper) Asked(from string, ids []pack.ID) {
 	if from == k.Self {
 		return
 	}
+	k.mu.Lock()
+	if w := k.peers[from]; w != nil && !w.away.IsZero() {
+		w.asked = time.Time{} // it is back: to be probed next
+	}
+	k.mu.Unlock()
 	var ask []pack.ID
 	for _, id := range ids[:min(len(ids), maxAsk)] {
 		p, err := k.Shelf.Pack(id)
@@ -460,11 +484,6 @@ func (k *Keeper) rows(ctx context.Context, m *pack.Manifest, g erasure.Geometry,
 	}
 	q := wire.ReadRequest{ID: id, K: g.K, M: g.M, Shard: shard, Row: row, Count: count}
 	err = k.Net.Read(ctx, peer, q, g, check)
-	if r, ok := errors.AsType[*wire.Refusal](err); ok {
-		if r.Code == wire.Busy {
-			return bad, err
-		}
-		return cmp.Or(bad, err), nil
-	}
-	return bad, err
+	no, err := refused(err)
+	return cmp.Or(bad, no), err
 }

@@ -85,6 +85,7 @@ type Options struct {
 	noSync bool                            // writes are not synced: tests only
 	free   func() (bytes int64, err error) // free space of the file system: tests only
 	size   int64                           // length of a value log file: tests only
+	graves int                             // in place of maxGraves: tests only
 }
 
 // Constants of the store's upkeep.
@@ -116,12 +117,16 @@ type Store struct {
 
 	packs      [64]sync.Mutex // a pack's record is read and written under one of them
 	reclaiming sync.Mutex     // held by who reopens the database or collects its garbage
+	owning     sync.Mutex     // held by who writes the catalog
 	buffered   atomic.Int64   // bytes of blocks waiting to be written
 	syncFailed atomic.Bool    // a sync failed: nothing can be promised any more
 	strays     atomic.Bool    // there may be lists of holders of packs that are not held
 
 	door sync.RWMutex // held for reading while db is used, for writing to replace it
 	db   *badger.DB   // nil when closed
+
+	digging sync.Mutex
+	graves  graves
 
 	mu        sync.Mutex
 	held      int64  // bytes held or reserved

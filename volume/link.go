@@ -202,6 +202,14 @@ func FileLink(network pack.Network, root pack.Ref) Link {
 	return Link{Kind: KindFile, Network: network.Short8(), Root: root}
 }
 
+// VerifyLink gives the link to the inventory at ref, see [File.Inventory]. The
+// inventory is a chunk of its own with a key of its own, from which no other
+// key follows: who has the link learns the IDs of the packs, and nothing of
+// what is in them.
+func VerifyLink(network pack.Network, inventory pack.Ref) Link {
+	return Link{Kind: KindVerify, Network: network.Short8(), Root: inventory}
+}
+
 // Usable tells, in words for the user, why this version can do nothing with
 // a link of that kind, or nil.
 func (l Link) Usable() error {

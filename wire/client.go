@@ -124,6 +124,25 @@ func Read(rw io.ReadWriter, q ReadRequest, lens func(row int) int, buf func(row 
 	return nil
 }
 
+// Prove asks a peer for the proof that it has a chunk of a block, which has at
+// most [digest.MaxProof] bytes, 1.5 KiB, where a block has up to 256 KiB. It is
+// not verified: that is the caller's, with [digest.VerifyProof].
+func Prove(rw io.ReadWriter, q ProveRequest) ([]byte, error) {
+	request, err := q.encode()
+	if err != nil {
+		return nil, fmt.Errorf("prove: %w", err)
+	}
+	_, head, err := ask(rw, request, replyProof)
+	if err != nil {
+		return nil, err
+	}
+	proof, err := decodeProof(head)
+	if err != nil {
+		return nil, fmt.Errorf("prove row %d of shard %d: %w", q.Row, q.Shard, err)
+	}
+	return proof, nil
+}
+
 // Have asks a peer what it has of 1 to [MaxIDs] packs and gives as many
 // answers, in the same order.
 func Have(rw io.ReadWriter, ids []pack.ID) ([]Holding, error) {

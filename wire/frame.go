@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 
+	"github.com/p2pfs/p2pfs/internal/digest"
 	"github.com/p2pfs/p2pfs/pack"
 )
 
@@ -25,6 +26,7 @@ const (
 	typeList     byte = 0x0a // the holders of one pack; follows typeHolders, is no request
 	typeGiveUp   byte = 0x0b
 	typeGetState byte = 0x0c
+	typeProve    byte = 0x0d
 
 	replyOK       byte = 0x80
 	replyGo       byte = 0x81 // send the shard
@@ -34,6 +36,7 @@ const (
 	replyFacts    byte = 0x85
 	replyResults  byte = 0x86 // a status for each pack of typeHolders
 	replyState    byte = 0x87
+	replyProof    byte = 0x88
 	replyRefused  byte = 0xff
 )
 
@@ -113,6 +116,8 @@ func replyLimit(typ byte) int {
 		return factsLen + 2*MaxName
 	case replyResults:
 		return MaxPacks
+	case replyProof:
+		return digest.MaxProof
 	case replyRefused:
 		return 2 + MaxReason
 	}

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/p2pfs/p2pfs/erasure"
+	"github.com/p2pfs/p2pfs/internal/digest"
 	"github.com/p2pfs/p2pfs/pack"
 )
 
@@ -68,6 +69,7 @@ func FuzzServe(f *testing.F) {
 	f.Add(slices.Concat(store, p.shard(0)))
 	f.Add(slices.Concat(frame(typeHolders, 0, 2), goldenFrames(f)["list"], goldenFrames(f)["list"]))
 	f.Add(mustEncode((&ReadRequest{ID: p.manifest.ID(), K: 2, M: 1, Count: 3}).encode()))
+	f.Add(mustEncode((&ProveRequest{ID: p.manifest.ID(), K: 2, M: 1, Row: 1, Off: 4000}).encode()))
 	f.Add(frame(typeState, p.manifest.State.Encode()...))
 	f.Add(frame(typeDeny, 1))
 	f.Add(frame(typeFacts))
@@ -170,6 +172,17 @@ func FuzzClientRead(f *testing.F) {
 		checkError(t, err)
 		if err == nil && rows != 2 {
 			t.Errorf("got %d rows, want 2", rows)
+		}
+	})
+}
+
+func FuzzClientProve(f *testing.F) {
+	addReplies(f)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		proof, err := Prove(says(b), ProveRequest{K: 2, M: 1})
+		checkError(t, err)
+		if err == nil && (len(proof) < 1 || len(proof) > digest.MaxProof) {
+			t.Errorf("got a proof of %d bytes", len(proof))
 		}
 	})
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/p2pfs/p2pfs/erasure"
+	"github.com/p2pfs/p2pfs/internal/digest"
 	"github.com/p2pfs/p2pfs/pack"
 )
 
@@ -49,6 +50,7 @@ func headers() map[string]header {
 	return map[string]header{
 		"store":     again(typeStore, decodeStore, (*StoreRequest).encode),
 		"read":      again(typeRead, decodeRead, func(q ReadRequest) ([]byte, error) { return q.encode() }),
+		"prove":     again(typeProve, decodeProve, func(q ProveRequest) ([]byte, error) { return q.encode() }),
 		"have":      again(typeHave, decodeHave, encodeHave),
 		"manifest":  again(typeManifest, decodeID, func(id pack.ID) ([]byte, error) { return encodeID(typeManifest, id), nil }),
 		"holders":   again(typeHolders, decodeCount, encodeCount),
@@ -58,6 +60,7 @@ func headers() map[string]header {
 		"give-up":   again(typeGiveUp, decodePut, func(p [16]byte) ([]byte, error) { return encodePut(typeGiveUp, p) }),
 		"reply-holdings": again(replyHoldings, func(b []byte) ([]Holding, error) { return decodeHoldings(b, asked) },
 			encodeHoldings),
+		"reply-proof": again(replyProof, decodeProof, encodeProof),
 		"reply-state": again(replyState, decodeState, func(st *pack.State) ([]byte, error) { return encodeState(replyState, st) }),
 		"reply-facts": again(replyFacts, decodeFacts, func(f Facts) ([]byte, error) { return f.encode() }),
 		"reply-results": again(replyResults, func(b []byte) ([]Code, error) { return decodeResults(b, asked) },
@@ -75,6 +78,7 @@ func goldenFrames(tb testing.TB) map[string][]byte {
 	return map[string][]byte{
 		"store":     mustEncode((&StoreRequest{Put: [16]byte{1, 2, 3}, Manifest: p.manifest, Shard: 2}).encode()),
 		"read":      mustEncode((&ReadRequest{ID: id, K: 8, M: 12, Shard: 19, Row: 3, Count: 5}).encode()),
+		"prove":     mustEncode((&ProveRequest{ID: id, K: 8, M: 12, Shard: 19, Row: 127, Off: MaxBlock - 1}).encode()),
 		"have":      mustEncode(encodeHave([]pack.ID{id, {1}})),
 		"manifest":  mustEncode(encodeID(typeManifest, id), nil),
 		"holders":   mustEncode(encodeCount(256)),
@@ -89,6 +93,7 @@ func goldenFrames(tb testing.TB) map[string][]byte {
 			{Deleted: true, Number: 1_800_000_000_001},
 			{Held: true, Damaged: true, Number: 1_800_000_000_002, Shard: 3, K: 4, M: 6},
 		})),
+		"reply-proof":   mustEncode(encodeProof(digest.Prove(p.data[:3000], 2500))),
 		"reply-state":   mustEncode(encodeState(replyState, &p.manifest.State)),
 		"reply-facts":   mustEncode(facts.encode()),
 		"reply-results": mustEncode(encodeResults([]Code{0, NotFound, Old, 0, Denied}), nil),
@@ -122,7 +127,7 @@ func TestGoldenFrames(t *testing.T) {
 				t.Errorf("decoded and encoded (-want +got):\n%s", diff)
 			}
 			for n := range len(want) - frameLen {
-				if name == "have" && n == 32 || name == "reply-refused" && n >= 2 {
+				if name == "have" && n == 32 || name == "reply-refused" && n >= 2 || name == "reply-proof" && n >= 1 {
 					continue // valid as well, and something else
 				}
 				if _, err := h.again(want[frameLen : frameLen+n]); err == nil {

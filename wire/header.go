@@ -7,12 +7,14 @@ import (
 	"slices"
 	"time"
 
+	"github.com/p2pfs/p2pfs/internal/digest"
 	"github.com/p2pfs/p2pfs/pack"
 )
 
 const (
 	storeFixed = 16 + 1
 	readLen    = 32 + 2 + 2 + 1 + 1 + 1
+	proveLen   = 32 + 2 + 2 + 1 + 1 + 4
 	holdingLen = 1 + 8 + 1 + 2 + 2 // the longest
 	listFixed  = 32 + 8
 	factsLen   = 6*8 + 1 + 1 // without zone and version
@@ -69,6 +71,15 @@ func (f *fields) u8() int {
 func (f *fields) u16() int {
 	if b := f.take(2); b != nil {
 		return int(binary.BigEndian.Uint16(b))
+	}
+	return 0
+}
+
+// u32 takes a number that is below 0 where an int has 32 bits and it does not
+// fit.
+func (f *fields) u32() int {
+	if b := f.take(4); b != nil {
+		return int(binary.BigEndian.Uint32(b))
 	}
 	return 0
 }
@@ -213,14 +224,22 @@ func (q *ReadRequest) encode() ([]byte, error) {
 }
 
 func (q *ReadRequest) check() error {
-	if q.K < 1 || q.M < 0 || q.K+q.M > maxShards {
-		return fmt.Errorf("no coding %d+%d", q.K, q.M)
-	}
-	if q.Shard < 0 || q.Shard >= q.K+q.M {
-		return fmt.Errorf("shard %d of %d", q.Shard, q.K+q.M)
+	if err := checkShard(q.K, q.M, q.Shard); err != nil {
+		return err
 	}
 	if q.Row < 0 || q.Count < 1 || q.Row+q.Count > MaxBlocks {
 		return fmt.Errorf("rows %d to %d of at most %d", q.Row, q.Row+q.Count-1, MaxBlocks)
+	}
+	return nil
+}
+
+// checkShard refuses a shard that no coding of k and m has.
+func checkShard(k, m, shard int) error {
+	if k < 1 || m < 0 || k+m > maxShards {
+		return fmt.Errorf("no coding %d+%d", k, m)
+	}
+	if shard < 0 || shard >= k+m {
+		return fmt.Errorf("shard %d of %d", shard, k+m)
 	}
 	return nil
 }
@@ -235,6 +254,57 @@ func decodeRead(b []byte) (ReadRequest, error) {
 		return ReadRequest{}, fmt.Errorf("%w: %w", ErrProtocol, err)
 	}
 	return q, nil
+}
+
+func (q *ProveRequest) encode() ([]byte, error) {
+	if err := q.check(); err != nil {
+		return nil, err
+	}
+	b := newFrame(typeProve, proveLen)
+	b = append(b, q.ID[:]...)
+	b = binary.BigEndian.AppendUint16(b, uint16(q.K))
+	b = binary.BigEndian.AppendUint16(b, uint16(q.M))
+	b = append(b, byte(q.Shard), byte(q.Row))
+	return binary.BigEndian.AppendUint32(b, uint32(q.Off)), nil
+}
+
+func (q *ProveRequest) check() error {
+	if err := checkShard(q.K, q.M, q.Shard); err != nil {
+		return err
+	}
+	if q.Row < 0 || q.Row >= MaxBlocks {
+		return fmt.Errorf("row %d of at most %d", q.Row, MaxBlocks)
+	}
+	if q.Off < 0 || q.Off >= MaxBlock {
+		return fmt.Errorf("byte %d of at most %d", q.Off, MaxBlock)
+	}
+	return nil
+}
+
+func decodeProve(b []byte) (ProveRequest, error) {
+	f := fields{b: b}
+	q := ProveRequest{ID: f.id(), K: f.u16(), M: f.u16(), Shard: f.u8(), Row: f.u8(), Off: f.u32()}
+	if err := f.end(); err != nil {
+		return ProveRequest{}, err
+	}
+	if err := q.check(); err != nil {
+		return ProveRequest{}, fmt.Errorf("%w: %w", ErrProtocol, err)
+	}
+	return q, nil
+}
+
+func encodeProof(proof []byte) ([]byte, error) {
+	if len(proof) < 1 || len(proof) > digest.MaxProof {
+		return nil, fmt.Errorf("a proof of %d bytes, want 1 to %d", len(proof), digest.MaxProof)
+	}
+	return append(newFrame(replyProof, len(proof)), proof...), nil
+}
+
+// decodeProof takes the proof as it is.
+func decodeProof(b []byte) ([]byte, error) {
+	f := fields{b: b}
+	f.need(len(b) >= 1 && len(b) <= digest.MaxProof, "a proof of %d bytes", len(b))
+	return f.rest(), f.err
 }
 
 func encodeHave(ids []pack.ID) ([]byte, error) {

@@ -31,6 +31,7 @@ const (
 	Denied       Code = 12 // the asking peer may not do this
 	Signature    Code = 13 // a signature is not its owner's
 	OtherNetwork Code = 14 // the pack belongs to another network
+	Another      Code = 15 // it holds another shard of that state of the pack
 )
 
 var codeTexts = [...]string{
@@ -48,6 +49,7 @@ var codeTexts = [...]string{
 	Denied:       "not allowed",
 	Signature:    "bad signature",
 	OtherNetwork: "of another network",
+	Another:      "another shard of the pack is held",
 }
 
 // String gives a few words for people.
@@ -96,6 +98,7 @@ var (
 	ErrNotMember    error = &Refusal{Code: NotMember}
 	ErrDenied       error = &Refusal{Code: Denied}
 	ErrOtherNetwork error = &Refusal{Code: OtherNetwork}
+	ErrAnother      error = &Refusal{Code: Another}
 )
 
 // ErrHave is what [Handler.Store] returns where the shard is already held: no

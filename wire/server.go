@@ -34,6 +34,11 @@ type Handler interface {
 	// for nevertheless.
 	ReadBlock(ctx context.Context, from string, q ReadRequest, row int, dst []byte) ([]byte, error)
 
+	// Prove proves a chunk of a block, with [digest.Prove]: [NotFound],
+	// [OtherCoding] or [Corrupt] where there is no such block, or it ends
+	// before q.Off, or it cannot be read.
+	Prove(ctx context.Context, from string, q ProveRequest) ([]byte, error)
+
 	// Have says for each pack what is held of it, in the same order.
 	Have(ctx context.Context, from string, ids []pack.ID) ([]Holding, error)
 
@@ -92,6 +97,7 @@ var dialects = map[int]dialect{
 	1: {
 		typeStore:    {storeLimit, serveStore},
 		typeRead:     {readLen, serveRead},
+		typeProve:    {proveLen, serveProve},
 		typeHave:     {32 * MaxIDs, serveHave},
 		typeManifest: {32, serveManifest},
 		typeHolders:  {2, serveHolders},
@@ -127,7 +133,7 @@ type Kind int
 // The kinds of requests.
 const (
 	Question Kind = iota // a short answer
-	Reading              // blocks go out: up to 1 MiB in memory
+	Reading              // blocks are read: up to 1 MiB in memory
 	Storing              // a shard may come in
 )
 
@@ -178,7 +184,7 @@ func (d dialect) accept(s *session) (*Incoming, error) {
 	}
 	in := &Incoming{request: r, head: head}
 	switch typ {
-	case typeRead:
+	case typeRead, typeProve:
 		in.Kind = Reading
 	case typeStore:
 		in.Kind = Storing
@@ -338,6 +344,18 @@ func (s *session) sendBlocks(ctx context.Context, q ReadRequest, buf []byte) err
 		return fmt.Errorf("send blocks: %w", err)
 	}
 	return fault
+}
+
+func serveProve(ctx context.Context, s *session, head []byte) error {
+	q, err := decodeProve(head)
+	if err != nil {
+		return s.refuse(fmt.Errorf("prove: %w", err))
+	}
+	proof, err := s.h.Prove(ctx, s.from, q)
+	if err != nil {
+		return s.refuse(fmt.Errorf("prove pack %s, shard %d, row %d: %w", q.ID.Short(), q.Shard, q.Row, err))
+	}
+	return s.answer(encodeProof(proof))
 }
 
 func serveHave(ctx context.Context, s *session, head []byte) error {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/p2pfs/p2pfs/erasure"
+	"github.com/p2pfs/p2pfs/internal/digest"
 	"github.com/p2pfs/p2pfs/pack"
 )
 
@@ -144,7 +145,7 @@ func TestVersionsAreServed(t *testing.T) {
 	if got, want := Protocol(1), "/p2pfs/1.0.0"; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
-	if pack.MaxBlocks != MaxBlocks || MaxBlock*MaxBlocks != pack.MaxLen {
+	if pack.MaxBlocks != MaxBlocks || MaxBlock*MaxBlocks != pack.MaxLen || digest.MaxBlock != MaxBlock {
 		t.Error("the bounds of blocks are not those of packs")
 	}
 }

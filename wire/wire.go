@@ -15,7 +15,8 @@
 // error. No function leaves a goroutine behind.
 //
 // Blocks that are stored are verified here, one by one, against the manifest
-// that came with them; blocks that are read are the reader's to verify. What a
+// that came with them; blocks that are read, and proofs of them, are the
+// reader's to verify. What a
 // peer sends is bounded before it is allocated, has one valid encoding, and
 // never makes this package panic.
 //
@@ -87,6 +88,15 @@ type ReadRequest struct {
 	Shard int
 	Row   int // of the first block
 	Count int // of blocks, 1 to [MaxBlocks]
+}
+
+// ProveRequest asks for the proof of one chunk of a block, that a peer has it.
+type ProveRequest struct {
+	ID    pack.ID
+	K, M  int // the pack's data shards (k′, not the scheme's k) and parity shards
+	Shard int
+	Row   int // of the block, below [MaxBlocks]
+	Off   int // of a byte in the chunk, within the block
 }
 
 // Holding is what a peer has of a pack. The zero Holding: nothing.

@@ -22,6 +22,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/p2pfs/p2pfs/erasure"
+	"github.com/p2pfs/p2pfs/internal/digest"
 	"github.com/p2pfs/p2pfs/pack"
 )
 
@@ -82,6 +83,7 @@ type memory struct {
 	storeErr, readErr, otherErr error
 	writeErr                    map[int]error // by row
 	commitErr                   error
+	proof                       []byte // what it proves all with; nil: what is true
 
 	mu      sync.Mutex
 	calls   []string // what was asked, as text
@@ -183,6 +185,20 @@ func (m *memory) ReadBlock(_ context.Context, _ string, q ReadRequest, row int, 
 		return dst, fmt.Errorf("row %d: %w", row, pack.ErrCorrupt)
 	}
 	return append(dst, b...), nil
+}
+
+func (m *memory) Prove(ctx context.Context, from string, q ProveRequest) ([]byte, error) {
+	if m.proof != nil {
+		return m.proof, nil
+	}
+	b, err := m.ReadBlock(ctx, from, ReadRequest{ID: q.ID, Shard: q.Shard}, q.Row, nil)
+	if err == nil && q.Off >= len(b) {
+		err = ErrNotFound
+	}
+	if err != nil {
+		return nil, err
+	}
+	return digest.Prove(b, q.Off), nil
 }
 
 func (m *memory) Have(_ context.Context, _ string, ids []pack.ID) ([]Holding, error) {
@@ -390,6 +406,9 @@ func TestWhatIsAskedArrives(t *testing.T) {
 			call string // what the handler is to be asked
 		}{
 			{"have", func(rw io.ReadWriter) (any, error) { return Have(rw, make([]pack.ID, 5)) }, holdings, ""},
+			{"proof", func(rw io.ReadWriter) (any, error) {
+				return Prove(rw, ProveRequest{ID: p.manifest.ID(), K: 4, M: 2, Shard: 5, Row: 2, Off: 2100})
+			}, digest.Prove(p.cell(5)(2), 2100), ""},
 			{"manifest", func(rw io.ReadWriter) (any, error) { return Manifest(rw, p.manifest.ID()) }, p.manifest, ""},
 			{"facts", func(rw io.ReadWriter) (any, error) { return GetFacts(rw) }, facts, ""},
 			{"state", func(rw io.ReadWriter) (any, error) { return nil, State(rw, &p.manifest.State) }, nil,
@@ -523,6 +542,7 @@ func TestRefusalComesOutOfEveryQuestion(t *testing.T) {
 		"read": func(rw io.ReadWriter) error {
 			return Read(rw, ReadRequest{K: 1, Count: 3}, nil, nil, nil)
 		},
+		"prove": func(rw io.ReadWriter) error { _, err := Prove(rw, ProveRequest{K: 1}); return err },
 		"holders": func(rw io.ReadWriter) error {
 			err := Holders(rw, []PackHolders{{p.manifest.ID(), 1, []Holder{{"bob", 1}}}})
 			if e, ok := errors.AsType[*HoldersError](err); ok {
@@ -579,6 +599,46 @@ func TestDamagedBlockLeavesTheOthersReadable(t *testing.T) {
 	}
 }
 
+func TestBlockThatCannotBeReadIsNotProven(t *testing.T) {
+	p := newSample(t, 6, 2<<20, erasure.Scheme{K: 1})
+	h := newMemory(p)
+	h.shards[shardKey(p.manifest.ID(), 0)][3] = nil
+	delete(h.shards[shardKey(p.manifest.ID(), 0)], 5)
+	disk := errors.New("input/output error on /dev/sda")
+	for _, tt := range []struct {
+		name     string
+		row, off int
+		err      error
+		proof    []byte
+		want     Refusal
+		fault    bool // Serve is to return an error
+	}{
+		{"damaged", 3, 0, nil, nil, Refusal{Corrupt, "prove pack " + p.manifest.ID().Short() + ", shard 0, row 3: row 3: corrupt data"}, true},
+		{"not there", 5, 0, nil, nil, Refusal{NotFound, ""}, false},
+		{"beyond the block", 0, MaxBlock - 1, nil, nil, Refusal{NotFound, ""}, false},
+		{"other coding", 0, 0, ErrOtherCoding, nil, Refusal{OtherCoding, ""}, false},
+		{"own fault", 0, 0, disk, nil, Refusal{Internal, ""}, true},
+		{"no proof", 0, 0, nil, []byte{}, Refusal{Internal, ""}, true},
+		{"proof too long", 0, 0, nil, make([]byte, digest.MaxProof+1), Refusal{Internal, ""}, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			h.readErr, h.proof = tt.err, tt.proof
+			conn, end := serving(t, transports["pipe"], h)
+			_, err := Prove(conn, ProveRequest{ID: p.manifest.ID(), K: 1, Row: tt.row, Off: tt.off})
+			r, ok := errors.AsType[*Refusal](err)
+			if !ok {
+				t.Fatalf("got %v, want a refusal", err)
+			}
+			if diff := cmp.Diff(tt.want, *r); diff != "" {
+				t.Errorf("refusal (-want +got):\n%s", diff)
+			}
+			if err := end(); (err != nil) != tt.fault {
+				t.Errorf("serve: got %v", err)
+			}
+		})
+	}
+}
+
 func TestSenderOfAWrongBlockIsRefused(t *testing.T) {
 	p := newSample(t, 7, 8<<20, erasure.Scheme{K: 2, M: 1})
 	onEach(t, func(t *testing.T, open func(testing.TB) (a, b net.Conn)) {
@@ -625,6 +685,7 @@ func TestBrokenRequestIsRefused(t *testing.T) {
 	handOver := mustEncode((&StoreRequest{Manifest: p.manifest, Holders: []Holder{{"bob", 1}}}).encode())
 	handOver[frameLen] = 1
 	read := mustEncode((&ReadRequest{K: 2, M: 1, Count: 128}).encode())
+	prove := mustEncode((&ProveRequest{K: 2, M: 1, Row: 127, Off: MaxBlock - 1}).encode())
 	list := mustEncode((&PackHolders{Holders: []Holder{{"a", 1}, {"b", 1}}}).encode())
 	unordered := bytes.Replace(list, []byte("\x01\x01a\x01\x01b"), []byte("\x01\x01b\x01\x01a"), 1)
 	edit := func(b []byte, at int, v byte) []byte {
@@ -662,6 +723,13 @@ func TestBrokenRequestIsRefused(t *testing.T) {
 		{"read: rows beyond", edit(read, len(read)-2, 1), Malformed},
 		{"read: shard that is not there", edit(read, len(read)-3, 3), Malformed},
 		{"read: no coding", edit(read, frameLen+33, 0), Malformed},
+		{"prove: row beyond", edit(prove, len(prove)-5, 128), Malformed},
+		{"prove: shard that is not there", edit(prove, len(prove)-6, 3), Malformed},
+		{"prove: no coding", edit(prove, frameLen+33, 0), Malformed},
+		{"prove: beyond all blocks", edit(prove, len(prove)-3, 4), Malformed},
+		{"prove: far beyond all blocks", edit(prove, len(prove)-4, 0xff), Malformed},
+		{"prove: cut off", frame(typeProve, prove[frameLen:len(prove)-1]...), Malformed},
+		{"prove: and more", frame(typeProve, append(bytes.Clone(prove[frameLen:]), 0)...), Malformed},
 		{"holders of none", frame(typeHolders, 0, 0), Malformed},
 		{"holders of 257", frame(typeHolders, 1, 1), Malformed},
 		{"holders: another frame", slices.Concat(frame(typeHolders, 0, 1), frame(typeFacts)), Malformed},
@@ -745,6 +813,7 @@ func TestLyingPeerIsNamed(t *testing.T) {
 		return Read(rw, ReadRequest{ID: id, K: 2, M: 1, Count: 2},
 			func(int) int { return 8 }, func(int) []byte { return make([]byte, 8) }, func(int, []byte, error) {})
 	}
+	prove := func(rw io.ReadWriter) error { _, err := Prove(rw, ProveRequest{ID: id, K: 2, M: 1}); return err }
 	other := newSample(t, 11, 4096, erasure.Scheme{K: 1}).manifest
 	zone := append(make([]byte, 48), "\x03\x1b[m\x00"...)
 	for _, tt := range []struct {
@@ -778,6 +847,10 @@ func TestLyingPeerIsNamed(t *testing.T) {
 		{"facts and more", facts, frame(replyFacts, make([]byte, 51)...), ErrProtocol},
 		{"zone that moves the cursor", facts, frame(replyFacts, zone...), ErrProtocol},
 		{"clock beyond all time", facts, frame(replyFacts, append(bytes.Repeat([]byte{0xff}, 48), 0, 0)...), ErrProtocol},
+		{"no proof", prove, frame(replyProof), ErrProtocol},
+		{"endless proof", prove, []byte{replyProof, 0, byte((digest.MaxProof + 1) >> 8), byte((digest.MaxProof + 1) & 0xff)}, ErrProtocol},
+		{"proof cut off", prove, []byte{replyProof, 0, 1, 0, 1, 2, 3}, io.ErrUnexpectedEOF},
+		{"a block for a proof", prove, frame(replyOK), ErrProtocol},
 		{"blocks cut off", read, slices.Concat(frame(replyOK), make([]byte, 12)), io.ErrUnexpectedEOF},
 		{"no blocks", read, frame(replyOK), io.ErrUnexpectedEOF},
 	} {
@@ -886,6 +959,11 @@ func TestRequestsThatCannotBeSentAreNotSent(t *testing.T) {
 		"holder of shard 256":   func(rw io.ReadWriter) error { return Holders(rw, []PackHolders{{Holders: []Holder{{"b", 256}}}}) },
 		"read of no rows":       func(rw io.ReadWriter) error { return Read(rw, ReadRequest{K: 1}, nil, nil, nil) },
 		"read of too many rows": func(rw io.ReadWriter) error { return Read(rw, ReadRequest{K: 1, Row: 1, Count: 128}, nil, nil, nil) },
+		"proof of no coding":    func(rw io.ReadWriter) error { _, err := Prove(rw, ProveRequest{}); return err },
+		"proof of no shard":     func(rw io.ReadWriter) error { _, err := Prove(rw, ProveRequest{K: 1, Shard: 1}); return err },
+		"proof of no row":       func(rw io.ReadWriter) error { _, err := Prove(rw, ProveRequest{K: 1, Row: MaxBlocks}); return err },
+		"proof of no byte":      func(rw io.ReadWriter) error { _, err := Prove(rw, ProveRequest{K: 1, Off: MaxBlock}); return err },
+		"proof before a block":  func(rw io.ReadWriter) error { _, err := Prove(rw, ProveRequest{K: 1, Off: -1}); return err },
 		"give up without put":   func(rw io.ReadWriter) error { return GiveUp(rw, [16]byte{}) },
 		"alive without put":     func(rw io.ReadWriter) error { return Alive(rw, [16]byte{}) },
 		"empty deny list":       func(rw io.ReadWriter) error { return Deny(rw, nil) },
@@ -921,7 +999,7 @@ func TestLargestMessagesFit(t *testing.T) {
 	}
 	onEach(t, func(t *testing.T, open func(testing.TB) (a, b net.Conn)) {
 		h := newMemory(p)
-		h.have, h.facts = have, facts
+		h.have, h.facts, h.proof = have, facts, bytes.Repeat([]byte{7}, digest.MaxProof)
 		ask := func(fn func(io.ReadWriter) error) {
 			t.Helper()
 			conn, end := serving(t, open, h)
@@ -935,6 +1013,10 @@ func TestLargestMessagesFit(t *testing.T) {
 		}
 		ask(func(rw io.ReadWriter) error { return Holders(rw, lists) })
 		ask(func(rw io.ReadWriter) error { return Deny(rw, make([]byte, MaxList)) })
+		ask(func(rw io.ReadWriter) error {
+			got, err := Prove(rw, ProveRequest{K: 256, Shard: 255, Row: MaxBlocks - 1, Off: MaxBlock - 1})
+			return errors.Join(err, same(h.proof, got))
+		})
 		ask(func(rw io.ReadWriter) error { _, err := Manifest(rw, p.manifest.ID()); return err })
 		ask(func(rw io.ReadWriter) error { return State(rw, &p.manifest.State) })
 		ask(func(rw io.ReadWriter) error { _, err := GetState(rw, p.manifest.ID()); return err })
@@ -1077,6 +1159,20 @@ func TestAnyHoldingsArriveAsTheyAre(t *testing.T) {
 		for i := range want {
 			want[i].Damaged = want[i].Damaged && !want[i].Provisional
 		}
+		if err := errors.Join(err, same(want, got)); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestAnyProveRequestArrivesAsItIs(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		n := rapid.IntRange(1, maxShards).Draw(t, "n")
+		k := rapid.IntRange(1, n).Draw(t, "k")
+		want := ProveRequest{ID: pack.ID(rapid.SliceOfN(rapid.Byte(), 32, 32).Draw(t, "id")), K: k, M: n - k,
+			Shard: rapid.IntRange(0, n-1).Draw(t, "shard"), Row: rapid.IntRange(0, MaxBlocks-1).Draw(t, "row"),
+			Off: rapid.IntRange(0, MaxBlock-1).Draw(t, "off")}
+		got, err := decodeProve(mustEncode(want.encode())[frameLen:])
 		if err := errors.Join(err, same(want, got)); err != nil {
 			t.Error(err)
 		}

@@ -294,12 +294,12 @@ func (f *fake) Leave(ctx context.Context, progress func(node.LeaveProgress)) (no
 	return res, nil
 }
 
-// Remove deletes 3 packs, with "partial" it keeps one and one holder is away.
+// Remove deletes 3 packs, with "partial" it keeps one and of two no holder is there.
 func (f *fake) Remove(context.Context, string) (node.RemoveResult, error) {
-	res := node.RemoveResult{Packs: 3, Told: 20, Bytes: 48 << 20}
+	res := node.RemoveResult{Packs: 3, Holders: 20, Bytes: 48 << 20}
 	switch f.how {
 	case "partial":
-		res.Kept, res.Untold = 1, 2
+		res.Kept, res.Untold, res.Partial = 1, 2, true
 	case "refuse":
 		return node.RemoveResult{}, &node.Error{Code: node.Refused, Err: errors.New("it was put from another home")}
 	}

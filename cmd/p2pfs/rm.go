@@ -20,7 +20,7 @@ is no way back, though the same put again gives the same link.`,
 		Example: `  p2pfs rm LINK
   p2pfs rm --json LINK`,
 		Args:                  arguments(1, 1),
-		Annotations:           exits(node.NotFound, node.Short, node.NoPeers, node.Corrupt, node.Refused),
+		Annotations:           exits(node.Partial, node.NotFound, node.Short, node.NoPeers, node.Corrupt, node.Refused),
 		DisableFlagsInUseLine: true,
 		RunE: func(c *cobra.Command, args []string) error {
 			return about("rm "+showSource(args[0]), a.remove(c.Context(), args[0]))
@@ -38,18 +38,22 @@ func (a *app) remove(ctx context.Context, source string) error {
 			return err
 		}
 		if a.json {
-			return a.printJSON(res)
-		}
-		a.say("deleted %s, %s", count(res.Packs, "pack"), formatSize(res.Bytes))
-		if res.Kept > 0 {
-			them := "them"
-			if res.Kept == 1 {
-				them = "it"
+			if err := a.printJSON(res); err != nil {
+				return err
 			}
-			a.say("%s kept: something else refers to %s", count(res.Kept, "pack"), them)
+		} else {
+			a.say("deleted %s, %s", count(res.Packs, "pack"), formatSize(res.Bytes))
+			if res.Kept > 0 {
+				them := "them"
+				if res.Kept == 1 {
+					them = "it"
+				}
+				a.say("%s kept: something else refers to %s", count(res.Kept, "pack"), them)
+			}
 		}
-		if res.Untold > 0 {
-			a.say("%s could not be told now, and hear of it from the others", count(res.Untold, "holder"))
+		if res.Partial {
+			a.say("no holder could be told of %s: remove it again when more of them are online", count(res.Untold, "pack"))
+			return quietError(node.Partial)
 		}
 		return nil
 	})

@@ -1,6 +1,7 @@
 // Package digest is the one door to BLAKE3: plain digests for names and
-// checks, derived keys, and keyed digests. All digests are 32 bytes, and all
-// functions are safe for concurrent use.
+// checks, derived keys, keyed digests, and proofs that a block of a known digest
+// has a chunk. All digests are 32 bytes, and all functions are safe for
+// concurrent use.
 package digest
 
 import (

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/p2pfs/p2pfs/erasure"
+	"github.com/p2pfs/p2pfs/internal/digest"
 	"github.com/p2pfs/p2pfs/pack"
 	"github.com/p2pfs/p2pfs/repair"
 	"github.com/p2pfs/p2pfs/wire"
@@ -201,6 +202,26 @@ func (n *network) Read(_ context.Context, peer string, r wire.ReadRequest, g era
 }
 
 // Store has a peer keep a shard.
+func (n *network) Prove(_ context.Context, peer string, r wire.ProveRequest) ([]byte, error) {
+	q, err := n.to(peer, read, 43)
+	if err != nil {
+		return nil, err
+	}
+	b, err := q.srv.read(wire.ReadRequest{ID: r.ID, K: r.K, M: r.M, Shard: r.Shard, Row: r.Row, Count: 1}, r.Row, nil)
+	if err != nil {
+		if err != errSilent {
+			n.got(read, 0)
+		}
+		return nil, err
+	}
+	if r.Off >= len(b) {
+		return nil, wire.ErrNotFound
+	}
+	proof := digest.Prove(b, r.Off)
+	n.got(read, len(proof))
+	return proof, nil
+}
+
 func (n *network) Store(_ context.Context, peer string, r *wire.StoreRequest, cell func(row int) []byte) error {
 	q, err := n.to(peer, storing, 19+manifestLen(r.Manifest)+peerLen*len(r.Holders))
 	if err != nil {

@@ -66,31 +66,7 @@ func TestFoundOnTheLAN(t *testing.T) {
 // that run a command in each. They go when the test ends.
 func lan(t *testing.T) (near, far []string) {
 	t.Helper()
-	if os.Getuid() != 0 {
-		t.Skip("network namespaces need root")
-	}
-	tool, err := exec.LookPath("ip")
-	if err != nil {
-		t.Skip("no ip (iproute2) to make network namespaces with")
-	}
-	ip := func(words string) error {
-		out, err := exec.Command(tool, strings.Fields(words)...).CombinedOutput()
-		if err != nil {
-			return fmt.Errorf("ip %s: %w: %s", words, err, out)
-		}
-		return nil
-	}
-	names := [2]string{fmt.Sprintf("p2pfs-mdns-%d-a", os.Getpid()), fmt.Sprintf("p2pfs-mdns-%d-b", os.Getpid())}
-	for _, name := range names {
-		if err := ip("netns add " + name); err != nil {
-			t.Skip(err) // a container that may not
-		}
-		t.Cleanup(func() {
-			if err := ip("netns del " + name); err != nil {
-				t.Error(err)
-			}
-		})
-	}
+	ip, names := namespaces(t, "mdns")
 	steps := []string{fmt.Sprintf("link add lan netns %s type veth peer name lan netns %s", names[0], names[1])}
 	for i, name := range names {
 		steps = append(steps,
@@ -104,5 +80,41 @@ func lan(t *testing.T) (near, far []string) {
 			t.Fatal(err)
 		}
 	}
-	return []string{tool, "netns", "exec", names[0]}, []string{tool, "netns", "exec", names[1]}
+	return inside(names[0]), inside(names[1])
 }
+
+// namespaces makes two network namespaces that go when the test ends, and
+// gives what runs ip(8) with the words given.
+func namespaces(t *testing.T, what string) (ip func(words string) error, names [2]string) {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("network namespaces need root")
+	}
+	tool, err := exec.LookPath("ip")
+	if err != nil {
+		t.Skip("no ip (iproute2) to make network namespaces with")
+	}
+	ip = func(words string) error {
+		out, err := exec.Command(tool, strings.Fields(words)...).CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("ip %s: %w: %s", words, err, out)
+		}
+		return nil
+	}
+	for i := range names {
+		name := fmt.Sprintf("p2pfs-%s-%d-%c", what, os.Getpid(), 'a'+i)
+		if err := ip("netns add " + name); err != nil {
+			t.Skip(err) // a container that may not
+		}
+		t.Cleanup(func() {
+			if err := ip("netns del " + name); err != nil {
+				t.Error(err)
+			}
+		})
+		names[i] = name
+	}
+	return ip, names
+}
+
+// inside gives the words that run a command in a network namespace.
+func inside(name string) []string { return []string{"ip", "netns", "exec", name} }

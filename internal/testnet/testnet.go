@@ -89,6 +89,7 @@ type Options struct {
 	Setup func(i int) []string // further flags of `init` (i = 0) and `join`, such as --capacity; may be nil
 	Node  func(i int) []string // further flags of node i; may be nil
 	Wrap  func(i int) []string // words put before node i's command, such as a memory limit; may be nil
+	Host  func(i int) []string // words put before all commands on node i's home, such as a network namespace; may be nil
 	Env   []string             // KEY=VALUE for all processes
 	Dir   string               // where homes lie; the test's temporary directory where empty
 }
@@ -190,15 +191,44 @@ func (w *Net) Stranger() *Home {
 // the 20 that are a full neighbourhood.
 func (w *Net) Acquaint() {
 	w.t.Helper()
+	up := w.Up()
+	want := min(len(up)-1, 20)
+	for _, n := range up {
+		Wait(w.t, fmt.Sprintf("%s to know %d peers", n.Name, want), func() bool { return n.Status().Peers >= want })
+	}
+}
+
+// Up gives the nodes whose processes run, oldest first.
+func (w *Net) Up() []*Node {
 	var up []*Node
 	for _, n := range w.Nodes {
 		if n.Up() {
 			up = append(up, n)
 		}
 	}
-	want := min(len(up)-1, 20)
-	for _, n := range up {
-		Wait(w.t, fmt.Sprintf("%s to know %d peers", n.Name, want), func() bool { return n.Status().Peers >= want })
+	return up
+}
+
+// Stop ends nodes in order, all at the same time.
+func (w *Net) Stop(nodes ...*Node) {
+	w.t.Helper()
+	for _, n := range nodes {
+		n.signal(syscall.SIGTERM)
+	}
+	for _, n := range nodes {
+		n.gone()
+	}
+}
+
+// Start starts nodes again, all at the same time, and waits until they are
+// ready.
+func (w *Net) Start(nodes ...*Node) {
+	w.t.Helper()
+	for _, n := range nodes {
+		n.launch()
+	}
+	for _, n := range nodes {
+		n.wait()
 	}
 }
 
@@ -243,6 +273,9 @@ func (w *Net) node() *Node {
 	n.flags = append(n.flags, w.options.Flags...)
 	if w.options.Node != nil {
 		n.flags = append(n.flags, w.options.Node(i)...)
+	}
+	if w.options.Host != nil {
+		n.Wrap = w.options.Host(i)
 	}
 	if w.options.Wrap != nil {
 		n.wrap = w.options.Wrap(i)
@@ -304,7 +337,13 @@ func listen(t TB) []string {
 // another process does and tells nobody.
 func Wait(t TB, what string, ok func() bool) {
 	t.Helper()
-	tick := time.NewTicker(50 * time.Millisecond)
+	WaitEvery(t, 50*time.Millisecond, what, ok)
+}
+
+// WaitEvery is Wait for what costs more to look at.
+func WaitEvery(t TB, period time.Duration, what string, ok func() bool) {
+	t.Helper()
+	tick := time.NewTicker(period)
 	defer tick.Stop()
 	for end := time.Now().Add(Patience); !ok(); <-tick.C {
 		if time.Now().After(end) {
@@ -448,6 +487,31 @@ type Status struct {
 	HeldBytes int64  `json:"held_bytes"`
 	FreeBytes int64  `json:"free_bytes"`
 	Running   bool   `json:"running"`
+
+	Repairs      int `json:"repairs"` // running now
+	Repaired     int `json:"repaired"`
+	RepairFailed int `json:"repair_failed"`
+	Suspected    int `json:"suspected"`
+	Due          int `json:"due"`
+	Unplaced     int `json:"unplaced"`
+	AuditFailed  int `json:"audit_failed"`
+}
+
+// Health is what `health --json` says.
+type Health struct {
+	Packs    int `json:"packs"`
+	Live     int `json:"live"`
+	Survives int `json:"survives"`
+	Unknown  int `json:"unknown"`
+	Repairs  int `json:"repairs"`
+	Worst    []struct {
+		ID       string `json:"id"`
+		K        int    `json:"k"`
+		N        int    `json:"n"`
+		Live     int    `json:"live"`
+		Survives int    `json:"survives"`
+		Repair   string `json:"repair"`
+	} `json:"worst"`
 }
 
 // Node is a home with a process that runs its node.
@@ -480,7 +544,7 @@ func (n *Node) Ready() { n.net.t.Helper(); n.wait() }
 
 func (n *Node) launch() {
 	n.net.t.Helper()
-	words := append(append([]string{}, n.wrap...), n.net.bin, "--home", n.Dir, "node")
+	words := append(append(append([]string{}, n.Wrap...), n.wrap...), n.net.bin, "--home", n.Dir, "node")
 	words = append(words, n.flags...)
 	cmd := exec.Command(words[0], words[1:]...)
 	cmd.Env = n.net.env()
@@ -567,6 +631,14 @@ func (n *Node) gone() {
 	case <-time.After(Patience):
 		n.net.t.Fatalf("%s did not end within %v", n.Name, Patience)
 	}
+}
+
+// ExitCode waits until the node has ended by itself and gives the exit code of
+// its process.
+func (n *Node) ExitCode() int {
+	n.net.t.Helper()
+	n.gone()
+	return n.cmd.ProcessState.ExitCode()
 }
 
 // Kill ends the node with SIGKILL.
