@@ -217,7 +217,7 @@ func (d *disk) UpdateHolders(ids []pack.ID, fn func(p store.Pack) []store.Holder
 		if most := 2*e.shards[0].manifest.Geometry().N() + 16; len(hs) > most {
 			hs = bound(hs, most)
 		}
-		e.holders = slices.Clone(hs)
+		e.holders = hs
 		if e.number == 0 {
 			e.number = e.shards[0].manifest.State.Number
 		}

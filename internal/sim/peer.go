@@ -78,7 +78,7 @@ func (p *peer) start() {
 	conf := repair.Config{
 		Self: p.id, Network: theNetwork, Zone: p.zoneName,
 		Net: p.net, Dir: p.dir, Shelf: p.disk, Clock: &clock{p}, Rand: p.rng,
-		Probe: c.Probe, Grace: c.Grace, AuditEvery: c.Audit, Parallel: 1,
+		Probe: c.Probe, Grace: c.Grace, AuditEvery: c.Audit, Parallel: 1, Threshold: c.threshold,
 	}
 	if c.log != nil {
 		conf.Log = slog.New(&logger{p.w, p, c.log, c.only})
