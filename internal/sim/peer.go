@@ -115,9 +115,9 @@ func (p *peer) die() {
 	if p.away == 0 {
 		p.since = p.w.t
 	}
+	p.disk.wipe()
 	p.gone = true
 	p.w.there--
-	p.disk.wipe()
 }
 
 // tick is a step of the peer's life.

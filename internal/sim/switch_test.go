@@ -13,29 +13,44 @@ import (
 func TestYearsFailWithoutAPart(t *testing.T) {
 	for _, tt := range []struct {
 		name string
+		law  func(*config) // nil: that of docs/churn.md
 		off  func(*config)
 		red  func(*total) bool
 	}{
-		{"repair: packs are lost", func(c *config) { c.noRepair = true }, func(a *total) bool {
+		{"repair: packs are lost", nil, func(c *config) { c.noRepair = true }, func(a *total) bool {
 			return a.Failed > 0 && float64(a.Spoiled) > mostSpoilt*float64(a.Seeds) && a.SpoiledPacks > 0
 		}},
-		{"grace: absence moves as much as loss would", func(c *config) { c.Grace = time.Minute }, func(a *total) bool {
+		{"grace: absence moves as much as loss would", nil, func(c *config) { c.Grace = time.Minute }, func(a *total) bool {
 			return ratio(a.Moved, a.Destroyed) > mostMoved
 		}},
-		{"audits: what liars threw away and disks let rot is not found", func(c *config) { c.noAudit = true }, func(a *total) bool {
+		{"audits: what liars threw away and disks let rot is not found", func(c *config) {
+			c.Loss, c.Fate, c.Liars = false, false, 4 // or repairs, which read, would find it
+		}, func(c *config) { c.noAudit = true }, func(a *total) bool {
 			return a.Failed > 0 && a.Hidden > 0
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			a := years(1, pick(4, 1), year, func(seed uint64) config {
+			law := func(seed uint64) config {
 				c := stated(seed)
 				c.packs = 4
+				if tt.law != nil {
+					tt.law(&c)
+				}
+				return c
+			}
+			a := years(1, pick(4, 1), year, law, nil)
+			t.Logf("with: %v", a)
+			if a.Failed > 0 || tt.red(a) {
+				t.Error("it failed with the part")
+			}
+			a = years(1, pick(4, 1), year, func(seed uint64) config {
+				c := law(seed)
 				tt.off(&c)
 				return c
 			}, nil)
-			t.Log(a)
+			t.Logf("without: %v", a)
 			if !tt.red(a) {
-				t.Error("nothing failed")
+				t.Error("nothing failed without it")
 			}
 		})
 	}
