@@ -246,7 +246,12 @@ func (k *Keeper) Tidy(ctx context.Context) {
 	k.mu.Lock()
 	rotten := k.rotten
 	k.rotten = nil
-	var twins, newer []pack.ID
+	var twins, newer, doubles []pack.ID
+	for id, since := range k.doubles {
+		if now.Sub(since) >= k.Grace+k.turn(false) {
+			doubles = append(doubles, id)
+		}
+	}
 	for id, since := range k.twins {
 		if now.Sub(since) >= k.Grace {
 			twins = append(twins, id)
@@ -271,6 +276,12 @@ func (k *Keeper) Tidy(ctx context.Context) {
 	for _, id := range newer {
 		if ctx.Err() == nil {
 			k.succeed(ctx, id)
+		}
+	}
+	slices.SortFunc(doubles, compareIDs)
+	for _, id := range doubles {
+		if ctx.Err() == nil {
+			k.introduce(ctx, id)
 		}
 	}
 }
@@ -310,6 +321,39 @@ func (k *Keeper) restoreOwn(ctx context.Context, id pack.ID) {
 		k.Log.Warn("damaged shard not rebuilt", "pack", id, "err", err)
 	}
 	k.touch()
+}
+
+// introduce tells the holders of a pack of each other: two of them have the
+// same shard and have not found out, as when the network was in two halves that
+// restored it each.
+func (k *Keeper) introduce(ctx context.Context, id pack.ID) {
+	now := k.Clock.Now()
+	p, err := k.Shelf.Pack(id)
+	if err != nil || !confirmed(p) {
+		return
+	}
+	m, err := k.Shelf.Manifest(id)
+	if err != nil {
+		return
+	}
+	k.mu.Lock()
+	seen := k.sights(p, now)
+	rank := 0
+	for _, s := range seen {
+		if s.Presence == Present && s.Peer != k.Self && k.Dir.Compare(id, s.Peer, k.Self) < 0 {
+			rank++
+		}
+	}
+	began, ok := k.doubles[id]
+	mine := ok && now.Sub(began) >= k.Grace+time.Duration(1+rank)*k.turn(false)
+	if mine {
+		k.doubles[id] = now
+	}
+	k.mu.Unlock()
+	if mine {
+		j := job{k: k, m: m, id: id, seen: seen}
+		j.tell(ctx)
+	}
 }
 
 // dropTwin gives up a shard that a closer peer holds too, if that one proves

@@ -44,12 +44,15 @@ type Verdict struct {
 //
 // A shard counts once however many hold it, a peer once however many shards it
 // has: two shards on one peer are one loss.
-func Diagnose(k, m int, seen []Sight) Verdict {
+func Diagnose(k, m int, seen []Sight) Verdict { return diagnose(k, m, Threshold(k, m), seen) }
+
+// diagnose does that for any threshold.
+func diagnose(k, m, threshold int, seen []Sight) Verdict {
 	n := k + m
-	live, counted := Match(n, seen, Present), Match(n, seen, Absent)
-	v := Verdict{Live: len(live), Counted: len(counted)}
+	live, counted := match(n, seen, Present), match(n, seen, Absent)
+	v := Verdict{Live: matched(live), Counted: matched(counted)}
 	v.Lost = v.Counted < k
-	v.Due = v.Counted <= Threshold(k, m)
+	v.Due = v.Counted <= threshold
 	v.Urgent = v.Live <= Urgent(k, m)
 	with := counted
 	if v.Urgent {
@@ -58,8 +61,8 @@ func Diagnose(k, m int, seen []Sight) Verdict {
 	if !v.Due {
 		return v
 	}
-	for s := range n {
-		if _, ok := with[s]; !ok {
+	for s, at := range with {
+		if at < 0 {
 			v.Missing = append(v.Missing, s)
 		}
 	}
@@ -71,30 +74,59 @@ func Diagnose(k, m int, seen []Sight) Verdict {
 // a greatest matching in the bipartite graph of shards and holders, by
 // augmenting paths, taken in the order of shards and, for each, of seen.
 func Match(n int, seen []Sight, least Presence) map[int]string {
-	holders := make([][]string, n)
-	for _, s := range seen {
-		if s.Presence >= least && s.Shard >= 0 && s.Shard < n {
-			holders[s.Shard] = append(holders[s.Shard], s.Peer)
+	of := match(n, seen, least)
+	out := make(map[int]string, n)
+	for s, at := range of {
+		if at >= 0 {
+			out[s] = seen[at].Peer
 		}
 	}
-	of := make(map[string]int, n) // peer -> shard
+	return out
+}
+
+// matched is how many shards count.
+func matched(of []int) (n int) {
+	for _, at := range of {
+		if at >= 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// match gives for each shard which of seen counts for it, or -1. It is called
+// for every pack by every review, and makes no map.
+func match(n int, seen []Sight, least Presence) []int {
+	of := make([]int, 2*n+len(seen)) // shard -> the sight that counts
+	for i := range of {
+		of[i] = -1
+	}
+	of, first, next := of[:n:n], of[n:2*n], of[2*n:] // the holders of each shard, in the order of seen
+	for i := len(seen) - 1; i >= 0; i-- {
+		if s := seen[i]; s.Presence >= least && s.Shard >= 0 && s.Shard < n {
+			next[i], first[s.Shard] = first[s.Shard], i
+		}
+	}
+	busy := func(peer string) int { // the shard that it counts for
+		return slices.IndexFunc(of, func(at int) bool { return at >= 0 && seen[at].Peer == peer })
+	}
 	var tried []string
 	var assign func(shard int) bool
 	assign = func(shard int) bool {
-		for _, p := range holders[shard] {
-			if _, busy := of[p]; !busy {
-				of[p] = shard
+		for i := first[shard]; i >= 0; i = next[i] {
+			if busy(seen[i].Peer) < 0 {
+				of[shard] = i
 				return true
 			}
 		}
-		for _, p := range holders[shard] {
-			if slices.Contains(tried, p) {
-				continue
-			}
-			tried = append(tried, p)
-			if assign(of[p]) {
-				of[p] = shard
-				return true
+		for i := first[shard]; i >= 0; i = next[i] {
+			if p := seen[i].Peer; !slices.Contains(tried, p) {
+				tried = append(tried, p)
+				other := busy(p)
+				if assign(other) {
+					of[shard] = i
+					return true
+				}
 			}
 		}
 		return false
@@ -103,9 +135,5 @@ func Match(n int, seen []Sight, least Presence) map[int]string {
 		tried = tried[:0]
 		assign(shard)
 	}
-	out := make(map[int]string, len(of))
-	for p, s := range of {
-		out[s] = p
-	}
-	return out
+	return of
 }

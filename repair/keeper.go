@@ -55,6 +55,10 @@ type Config struct {
 	// goes one after the other, in an order that follows from Rand alone.
 	Parallel int
 
+	// Threshold stands in for the function of that name, for the curves of
+	// docs/repair.md; nil: Threshold.
+	Threshold func(k, m int) int
+
 	// Name writes a peer's ID for people; nil: in hex.
 	Name func(peer string) string
 
@@ -87,6 +91,7 @@ type Keeper struct {
 	due     map[pack.ID]*due
 	twins   map[pack.ID]time.Time // packs of which this peer holds a shard that another one has too, since when
 	unseen  []unseen              // holders of which no sample was ever taken
+	doubles map[pack.ID]time.Time // packs of which two others hold the same shard, since when
 	rotten  []pack.ID             // packs of which the own shard is damaged
 	newer   map[pack.ID]string    // packs that a peer says are coded anew
 	busy    map[pack.ID]bool      // being repaired
@@ -156,7 +161,7 @@ func New(c Config) *Keeper {
 	k := &Keeper{
 		Config: c, began: c.Clock.Now(), dirty: make(chan struct{}, 1),
 		peers: make(map[string]*watched), due: make(map[pack.ID]*due),
-		twins: make(map[pack.ID]time.Time), newer: make(map[pack.ID]string), busy: make(map[pack.ID]bool),
+		twins: make(map[pack.ID]time.Time), doubles: make(map[pack.ID]time.Time), newer: make(map[pack.ID]string), busy: make(map[pack.ID]bool),
 	}
 	k.budget = budget{clock: c.Clock, rate: c.Rate}
 	k.each = k.sideBySide
@@ -274,6 +279,14 @@ func (k *Keeper) peer(p string) *watched {
 		k.peers[p] = w
 	}
 	return w
+}
+
+// diagnose is Diagnose by the keeper's threshold.
+func (k *Keeper) diagnose(data, parity int, seen []Sight) Verdict {
+	if k.Threshold == nil {
+		return Diagnose(data, parity, seen)
+	}
+	return diagnose(data, parity, k.Threshold(data, parity), seen)
 }
 
 // Presence says how present a peer is, as far as this one knows.

@@ -130,7 +130,7 @@ func (k *Keeper) repair(ctx context.Context, id pack.ID) error {
 	k.mu.Lock()
 	seen := k.sights(p, k.Clock.Now())
 	k.mu.Unlock()
-	v := Diagnose(g.K, g.M, seen)
+	v := k.diagnose(g.K, g.M, seen)
 	if !v.Due || len(v.Missing) == 0 {
 		return nil
 	}

@@ -77,7 +77,7 @@ func (k *Keeper) Review(ctx context.Context) error {
 	default:
 	}
 	r := review{k: k, now: k.Clock.Now(), packs: make(map[string]int), levels: make(map[int]int),
-		due: make(map[pack.ID]*due), twins: make(map[pack.ID]bool), asks: make(map[string][]pack.ID)}
+		due: make(map[pack.ID]*due), twins: make(map[pack.ID]bool), doubles: make(map[pack.ID]bool), asks: make(map[string][]pack.ID)}
 	for p, err := range k.Shelf.Walk(ctx, pack.ID{}) {
 		if err != nil {
 			return err
@@ -93,17 +93,18 @@ func (k *Keeper) Review(ctx context.Context) error {
 
 // review is one Review.
 type review struct {
-	k      *Keeper
-	now    time.Time
-	sum    Summary
-	packs  map[string]int // shared with each peer
-	levels map[int]int
-	due    map[pack.ID]*due
-	twins  map[pack.ID]bool
-	rotten []pack.ID
-	unseen []unseen
-	stale  []pack.ID            // with entries that say nothing any more
-	asks   map[string][]pack.ID // never heard to hold what a list says
+	k       *Keeper
+	now     time.Time
+	sum     Summary
+	packs   map[string]int // shared with each peer
+	levels  map[int]int
+	due     map[pack.ID]*due
+	twins   map[pack.ID]bool
+	doubles map[pack.ID]bool
+	rotten  []pack.ID
+	unseen  []unseen
+	stale   []pack.ID            // with entries that say nothing any more
+	asks    map[string][]pack.ID // never heard to hold what a list says
 }
 
 // sights says how present the holders of a pack are, this peer among them.
@@ -155,7 +156,7 @@ func (r *review) look(p store.Pack) {
 	k.mu.Lock()
 	seen := k.sights(p, r.now)
 	k.mu.Unlock()
-	v := Diagnose(own.Coded, own.M, seen)
+	v := k.diagnose(own.Coded, own.M, seen)
 	r.levels[v.Live-own.Coded]++
 	for _, h := range p.Holders {
 		if h.Peer == k.Self {
@@ -222,11 +223,12 @@ func (r *review) keep(id pack.ID, d *due) *due {
 // sample says what is known of the live shards from blocks that were seen.
 func (s *PackSummary) sample(p store.Pack, seen []Sight, self string) {
 	oldest := int64(0)
-	for shard, peer := range Match(s.K+s.M, seen, Present) {
-		if peer == self {
+	for shard, at := range match(s.K+s.M, seen, Present) {
+		if at < 0 || seen[at].Peer == self {
 			continue // scrubbed, and checked at every read
 		}
-		at := slices.IndexFunc(p.Holders, func(h store.Holder) bool { return h.Peer == peer && h.Shard == shard })
+		peer := seen[at].Peer
+		at = slices.IndexFunc(p.Holders, func(h store.Holder) bool { return h.Peer == peer && h.Shard == shard })
 		if at < 0 || p.Holders[at].Verified == 0 {
 			s.Unknown++
 		} else if v := p.Holders[at].Verified; oldest == 0 || v < oldest {
@@ -261,7 +263,7 @@ func (r *review) spare(p store.Pack, seen []Sight, v Verdict) {
 	own := p.Held[0]
 	if !own.Damaged && len(r.twins) < maxQueue {
 		without := slices.DeleteFunc(slices.Clone(seen), func(s Sight) bool { return s.Peer == k.Self && s.Shard == own.Shard })
-		if len(without) < len(seen) && len(Match(n, without, Present)) == v.Live && v.Live > 0 {
+		if len(without) < len(seen) && matched(match(n, without, Present)) == v.Live && v.Live > 0 {
 			for _, s := range without {
 				if s.Shard == own.Shard && s.Presence == Present && k.Dir.Compare(p.ID, s.Peer, k.Self) < 0 {
 					r.twins[p.ID] = true
@@ -269,13 +271,17 @@ func (r *review) spare(p store.Pack, seen []Sight, v Verdict) {
 			}
 		}
 	}
+	if v.Live < present(seen) && len(r.doubles) < maxQueue {
+		r.doubles[p.ID] = true
+	}
 	for _, h := range p.Holders {
 		if h.Peer == k.Self || h.Failed != 0 || r.live(seen, h) {
 			continue
 		}
 		// Of a peer that has been gone for long nothing is to be known any
-		// more; if it comes back it says so itself.
-		if h.Heard == 0 || v.Counted == n || r.now.Sub(time.UnixMilli(max(h.Heard, h.Failed))) > forgetAfter {
+		// more. Until then it is looked for: where the network fell in two,
+		// each half has all shards again, and nobody would ever ask across.
+		if away := k.gone(h.Peer, r.now); h.Heard == 0 || away > forgetAfter || v.Counted == n && away > forgetWhole {
 			r.stale = append(r.stale, p.ID)
 			return
 		}
@@ -285,6 +291,23 @@ func (r *review) spare(p store.Pack, seen []Sight, v Verdict) {
 // forgetAfter is how long a holder that is gone stays on the list of a pack
 // that lacks shards.
 const forgetAfter = 90 * 24 * time.Hour
+
+// forgetWhole is how long it stays on that of one that lacks none.
+const forgetWhole = 30 * 24 * time.Hour
+
+// gone tells for how long a peer has been gone; 0: it is not.
+func (k *Keeper) gone(p string, now time.Time) time.Duration {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	w := k.peers[p]
+	if w == nil || k.presence(p, now) != Gone {
+		return 0
+	}
+	if w.away.IsZero() {
+		return now.Sub(w.mute)
+	}
+	return now.Sub(w.away)
+}
 
 // live tells whether an entry counts.
 func (r *review) live(seen []Sight, h store.Holder) bool {
@@ -297,19 +320,14 @@ func (r *review) live(seen []Sight, h store.Holder) bool {
 func (k *Keeper) prune(ids []pack.ID) error {
 	now := k.Clock.Now()
 	for part := range slices.Chunk(ids, 256) {
-		k.mu.Lock()
-		away := make(map[string]bool)
-		for p := range k.peers {
-			away[p] = k.presence(p, now) == Gone
-		}
-		k.mu.Unlock()
 		err := k.Shelf.UpdateHolders(part, func(p store.Pack) []store.Holder {
 			if !confirmed(p) {
 				return nil
 			}
 			out := []store.Holder{}
 			for _, h := range p.Holders {
-				if h.Peer != k.Self && away[h.Peer] && h.Failed == 0 {
+				away := k.gone(h.Peer, now)
+				if h.Peer != k.Self && h.Failed == 0 && (away > forgetWhole || away > 0 && h.Heard == 0) {
 					continue
 				}
 				out = append(out, h)
@@ -324,6 +342,30 @@ func (k *Keeper) prune(ids []pack.ID) error {
 		}
 	}
 	return nil
+}
+
+// present counts the holders that are there.
+func present(seen []Sight) (n int) {
+	for _, s := range seen {
+		if s.Presence == Present {
+			n++
+		}
+	}
+	return n
+}
+
+// since notes since when packs are among those now.
+func since(noted map[pack.ID]time.Time, packs map[pack.ID]bool, now time.Time) {
+	for id := range noted {
+		if !packs[id] {
+			delete(noted, id)
+		}
+	}
+	for id := range packs {
+		if _, ok := noted[id]; !ok {
+			noted[id] = now
+		}
+	}
 }
 
 // end makes what was found what is to be done.
@@ -364,15 +406,7 @@ func (r *review) end() {
 	// In random order: else all holders would ask the same peers at a time.
 	k.Rand.Shuffle(len(r.unseen), func(i, j int) { r.unseen[i], r.unseen[j] = r.unseen[j], r.unseen[i] })
 	k.due, k.rotten, k.unseen = r.due, r.rotten, r.unseen
-	for id := range k.twins {
-		if !r.twins[id] {
-			delete(k.twins, id)
-		}
-	}
-	for id := range r.twins {
-		if _, ok := k.twins[id]; !ok {
-			k.twins[id] = r.now
-		}
-	}
+	since(k.twins, r.twins, r.now)
+	since(k.doubles, r.doubles, r.now)
 	k.summary = r.sum
 }

@@ -281,6 +281,7 @@ func (k *Keeper) learn(ctx context.Context, from string, ids []pack.ID, hs []wir
 func sighted(hs []store.Holder, from string, h wire.Holding, same bool, now int64) (out []store.Holder, changed bool) {
 	const worth = int64(6 * time.Hour / time.Millisecond)
 	found, write, doubt := false, false, false
+	out = make([]store.Holder, 0, len(hs)+1)
 	for _, x := range hs {
 		if x.Peer != from {
 			out = append(out, x)
@@ -313,9 +314,6 @@ func sighted(hs []store.Holder, from string, h wire.Holding, same bool, now int6
 	}
 	if !write {
 		return nil, false
-	}
-	if out == nil {
-		out = []store.Holder{}
 	}
 	slices.SortStableFunc(out, func(a, b store.Holder) int { return cmp.Compare(a.Shard, b.Shard) })
 	return out, changed

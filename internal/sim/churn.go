@@ -34,6 +34,9 @@ type config struct {
 	Rate    float64   // of all that is above, relative to docs/churn.md; 0: 1
 	kinds   []float64 // shares of kinds of peers
 
+	packs     int // how many, at most 12: in the order of planting
+	threshold func(k, m int) int
+
 	noRepair, noAudit bool
 	log               io.Writer
 	only              string
@@ -51,9 +54,9 @@ func stated(seed uint64) config {
 	return config{
 		seed: seed, peers: 30,
 		Probe: 12 * time.Hour, Grace: day, Audit: 8 * day, Scrub: 30 * day,
-		Within: 10 * day, Found: 120 * day, Silence: 1. / 200,
+		Within: 14 * day, Found: 120 * day, Silence: 1. / 200,
 		Churn: true, Loss: true, Rot: true, Fate: true, Liars: 2, Zones: 12,
-		kinds: []float64{.60, .25, .15},
+		kinds: []float64{.60, .25, .15}, packs: 12,
 	}
 }
 
@@ -293,12 +296,12 @@ func build(c config, length time.Duration) *world {
 			w.after(time.Duration(w.rng.Int64N(int64(length*8/10))), try)
 		}
 	}
-	for range 8 {
-		plant(erasure.Scheme{K: 8, M: 12}, 8+8*(n%2))
-	}
-	for range 2 {
-		plant(erasure.Scheme{K: 4, M: 6}, 8)
-		plant(erasure.Scheme{K: 2, M: 3}, 8)
+	// Six of them, or all twelve, are as many of each scheme as docs/churn.md has.
+	large, middle, small := erasure.Scheme{K: 8, M: 12}, erasure.Scheme{K: 4, M: 6}, erasure.Scheme{K: 2, M: 3}
+	for i, s := range []erasure.Scheme{large, large, middle, small, large, large, large, large, middle, small, large, large} {
+		if i < c.packs {
+			plant(s, 8+8*(i%2))
+		}
 	}
 	w.after(length/4+time.Duration(w.rng.Int64N(int64(length/4))), func() {
 		if x := w.packs[0]; x.stored && !x.lost {

@@ -205,6 +205,10 @@ func (d *disk) ReadCoded(id pack.ID, k, m, index, row int, dst []byte) ([]byte, 
 
 // UpdateHolders changes the lists of who holds packs.
 func (d *disk) UpdateHolders(ids []pack.ID, fn func(p store.Pack) []store.Holder) error {
+	if !slices.IsSortedFunc(ids, compareIDs) {
+		ids = slices.Clone(ids)
+		slices.SortFunc(ids, compareIDs)
+	}
 	for _, id := range ids {
 		e := d.packs[id]
 		if e == nil || len(e.shards) == 0 {
@@ -217,7 +221,7 @@ func (d *disk) UpdateHolders(ids []pack.ID, fn func(p store.Pack) []store.Holder
 		if most := 2*e.shards[0].manifest.Geometry().N() + 16; len(hs) > most {
 			hs = bound(hs, most)
 		}
-		e.holders = slices.Clone(hs)
+		e.holders = hs
 		if e.number == 0 {
 			e.number = e.shards[0].manifest.State.Number
 		}
@@ -247,6 +251,7 @@ func (d *disk) keep(m *pack.Manifest, index int, cell func(row int) []byte) (hav
 		if newer(&m.State, &old.manifest.State) {
 			old.manifest = m
 			d.packs[id].held = nil
+			d.packs[id].carry(&m.State)
 		}
 		return true, nil
 	}
@@ -272,9 +277,9 @@ func (d *disk) place(id pack.ID, s, old *shard) {
 		d.lose(id, old)
 		e = d.entry(id)
 	}
-	e.held = nil
+	e.held, e.tomb = nil, nil // a newer state is a revival
 	e.shards = append(e.shards, s)
-	slices.SortStableFunc(e.shards, func(a, b *shard) int { return better(a, b) })
+	e.carry(&s.manifest.State)
 	d.held += s.bytes()
 	if x := d.p.w.byPack[id]; x != nil {
 		x.copies = append(x.copies, s)
@@ -401,14 +406,23 @@ func (d *disk) SetState(st *pack.State) (bool, error) {
 	for _, s := range e.shards {
 		if s.coded(st) {
 			s.manifest = &pack.Manifest{Content: s.manifest.Content, State: *st}
-			e.held = nil
 			changed = true
 		}
 	}
 	if !changed {
 		return fail(store.ErrCoding)
 	}
+	e.held = nil
+	e.carry(st)
 	return true, nil
+}
+
+// carry takes the list of holders over to a renewed state.
+func (e *entry) carry(st *pack.State) {
+	slices.SortStableFunc(e.shards, better)
+	if len(e.holders) > 0 {
+		e.number = max(e.number, st.Number)
+	}
 }
 
 // Drop gives up a shard held.

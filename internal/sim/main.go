@@ -18,18 +18,40 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"time"
+	"runtime/debug"
 )
 
 func main() {
+	curves := flag.Bool("curve", false, "write loss and traffic against threshold and grace")
+	lazily := flag.Bool("lazy", false, "write lazy repair against eager")
+	watching := flag.Bool("watch", false, "write what watching costs")
+	seeds := flag.Int("seeds", 20, "how many years a cell of a table is made of")
+	rate := flag.Float64("rate", 1, "for -curve: how many times the losses of docs/churn.md")
 	seed := flag.Uint64("seed", 1, "the seed of one year")
-	log := flag.String("log", "", "log the lines of keepers that have this in them")
+	packs := flag.Int("packs", 12, "how many packs there are in it, at most 12")
+	log := flag.String("log", "", "log the lines of its keepers that have this in them")
 	flag.Parse()
-	c := stated(*seed)
-	if *log != "" {
-		c.log, c.only = os.Stderr, *log
+	debug.SetGCPercent(400)
+	switch {
+	case *curves:
+		curve(os.Stdout, *seeds, *rate)
+	case *lazily:
+		lazy(os.Stdout, *seeds)
+	case *watching:
+		watch(os.Stdout, []int{10, 30, 100, 300, 1000}, []int{1, 10, 100})
+	default:
+		c := stated(*seed)
+		c.packs = *packs
+		if *log != "" {
+			c.log, c.only = os.Stderr, *log
+		}
+		r := theYear(c)
+		r.write(os.Stdout)
+		var t total
+		t.add(r)
+		fmt.Println(&t)
+		if r.failed() {
+			os.Exit(1)
+		}
 	}
-	t := time.Now()
-	r := theYear(c)
-	fmt.Printf("%+v\n%v\n", *r, time.Since(t))
 }

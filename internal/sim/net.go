@@ -196,6 +196,7 @@ func (n *network) Read(_ context.Context, peer string, r wire.ReadRequest, g era
 			return err
 		}
 		n.got(read, 1+len(b))
+		n.p.w.blocks += int64(len(b))
 		take(row, b, err)
 	}
 	return nil
@@ -227,13 +228,15 @@ func (n *network) Store(_ context.Context, peer string, r *wire.StoreRequest, ce
 	if err != nil {
 		return err
 	}
-	w, sent := n.p.w, 0
+	w := n.p.w
+	sent := 0
 	took, err := q.srv.store(n.p.id, r, func(row int) []byte {
 		b := cell(row)
 		sent += len(b)
 		return b
 	})
 	n.got(storing, sent+frameLen)
+	w.blocks += int64(sent)
 	if took {
 		w.restored(r.Manifest, r.Shard)
 	}

@@ -184,6 +184,7 @@ func (x *watched) undetected(every time.Duration) {
 func (x *watched) changed(s *shard, by int) {
 	if by < 0 && s.good() && !x.w.giving {
 		x.losses++
+		x.w.report.Destroyed += s.bytes()
 	}
 }
 
@@ -194,6 +195,7 @@ func (x *watched) rot(s *shard, row int) {
 	s.cells[row] = b
 	if !s.rotten {
 		x.losses++
+		x.w.report.Destroyed += s.bytes()
 		s.rotten = true
 	}
 }
@@ -211,7 +213,8 @@ type report struct {
 	Repairs    int           // that placed something
 	Restored   int           // shards
 	LostBytes  int64         // of the shards restored
-	Moved      int64         // bytes read and sent for it
+	Moved      int64         // bytes of blocks read and sent for it
+	Destroyed  int64         // bytes of the shards that were destroyed
 	Bound      int64         // what that would be by (k + missing)/missing
 	MaxDue     time.Duration // the longest that a repair has been due
 	MaxHidden  time.Duration // the longest that a bad copy was not found, of time in which its peer was there
@@ -221,6 +224,8 @@ type report struct {
 	DiskDeaths int
 	Rotten     int
 	PackDays   float64
+
+	ByteDays float64 // of shards as they ought to be
 
 	trace   uint64
 	traffic [phases][kinds]traffic
@@ -244,6 +249,9 @@ func (w *world) sample(every time.Duration) {
 		}
 		g := x.g
 		r.PackDays += every.Hours() / 24
+		for s := range g.N() {
+			r.ByteDays += float64(g.ShardLen(s)) * every.Hours() / 24
+		}
 		if x.base+x.losses > g.M && !x.spoiled {
 			x.spoiled = true
 		}
@@ -329,7 +337,7 @@ func (w *world) buried(x *watched) {
 
 // repair has a peer repair a pack, and keeps the books.
 func (w *world) repair(p *peer) bool {
-	before := w.moved()
+	before := w.blocks
 	w.restoring = w.restoring[:0]
 	did := p.keeper.Repair(w.ctx)
 	if len(w.restoring) > 0 {
@@ -341,7 +349,7 @@ func (w *world) repair(p *peer) bool {
 		for _, x := range w.restoring {
 			r.LostBytes += int64(g.ShardLen(x.index))
 		}
-		r.Moved += w.moved() - before
+		r.Moved += w.blocks - before
 		r.Bound += int64(g.K+len(w.restoring)) * int64(g.ShardLen(0))
 		if x := w.byPack[m.ID()]; x != nil {
 			x.base, x.losses = g.N()-x.intact(), 0
@@ -349,12 +357,6 @@ func (w *world) repair(p *peer) bool {
 	}
 	w.restoring = w.restoring[:0]
 	return did
-}
-
-// moved is how many bytes have been read and sent to restore shards.
-func (w *world) moved() int64 {
-	t := &w.traffic[repairing]
-	return t[read].bytes + t[storing].bytes
 }
 
 // restored hears that a shard was stored that was not there.

@@ -78,7 +78,7 @@ func (p *peer) start() {
 	conf := repair.Config{
 		Self: p.id, Network: theNetwork, Zone: p.zoneName,
 		Net: p.net, Dir: p.dir, Shelf: p.disk, Clock: &clock{p}, Rand: p.rng,
-		Probe: c.Probe, Grace: c.Grace, AuditEvery: c.Audit, Parallel: 1,
+		Probe: c.Probe, Grace: c.Grace, AuditEvery: c.Audit, Parallel: 1, Threshold: c.threshold,
 	}
 	if c.log != nil {
 		conf.Log = slog.New(&logger{p.w, p, c.log, c.only})
@@ -115,9 +115,9 @@ func (p *peer) die() {
 	if p.away == 0 {
 		p.since = p.w.t
 	}
+	p.disk.wipe()
 	p.gone = true
 	p.w.there--
-	p.disk.wipe()
 }
 
 // tick is a step of the peer's life.

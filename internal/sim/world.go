@@ -32,6 +32,7 @@ type world struct {
 	split    []bool // by zone: which side it is on; nil: the network is whole
 
 	traffic [phases][kinds]traffic
+	blocks  int64 // bytes of blocks that were read and stored over the network
 	phase   phase
 	report  report
 
