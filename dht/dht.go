@@ -99,6 +99,7 @@ type DHT struct {
 	config Config
 	log    *slog.Logger
 
+	ask  *sweepRouter
 	wake chan struct{} // there is something to announce, or a peer
 
 	mu       sync.Mutex
@@ -141,7 +142,7 @@ func New(h host.Host, c Config) (*DHT, error) {
 	if err != nil {
 		return nil, fmt.Errorf("dht: %w", err)
 	}
-	d := &DHT{host: h, server: c.Server, kad: k, store: store, config: c, log: c.Log,
+	d := &DHT{host: h, server: c.Server, kad: k, store: store, config: c, log: c.Log, ask: &sweepRouter{kad: k},
 		wake: make(chan struct{}, 1), pending: map[ID]struct{}{}}
 	if c.Server {
 		d.keys, err = keystore.NewKeystore(namespace.Wrap(store, ds.NewKey("/announced")))
@@ -161,6 +162,7 @@ func (d *DHT) Close() error {
 	d.mu.Unlock()
 	var errs []error
 	if p != nil {
+		d.ask.end()
 		errs = append(errs, p.Close())
 	}
 	if d.keys != nil {
@@ -415,7 +417,7 @@ func (d *DHT) announce(ctx context.Context) (more bool) {
 func (d *DHT) newProvider() (*provider.SweepingProvider, error) {
 	return provider.New(
 		provider.WithHost(d.host),
-		provider.WithRouter(d.kad),
+		provider.WithRouter(d.ask),
 		provider.WithMessageSender(d.kad.MessageSender()),
 		provider.WithSelfAddrs(d.host.Addrs),
 		provider.WithAddLocalRecord(func(h multihash.Multihash) error {
