@@ -36,12 +36,12 @@ var levels = [][]string{
 }
 
 // tools are the packages that look at the others from outside.
-var tools = []string{"internal/bench", "internal/cmd/oracle", "internal/gotest", "internal/oracle", "internal/sim", "internal/testnet"}
+var tools = []string{"internal/bench", "internal/cmd/oracle", "internal/gotest", "internal/oracle", "internal/sim", "internal/simnet", "internal/testnet"}
 
 // doors says which packages import a module; tests may, where they make what
 // the package under test is given.
 var doors = map[string][]string{
-	"github.com/libp2p/go-libp2p":            {"dht", "internal/bench", "node", "swarm"},
+	"github.com/libp2p/go-libp2p":            {"dht", "internal/bench", "internal/simnet", "node", "swarm"},
 	"github.com/libp2p/go-libp2p-kad-dht":    {"dht"},
 	"github.com/libp2p/go-yamux":             {"swarm"},
 	"github.com/libp2p/zeroconf":             {"swarm"},
@@ -63,6 +63,7 @@ var doors = map[string][]string{
 	"github.com/dustin/go-humanize":          {"cmd/p2pfs"},
 	"golang.org/x/term":                      {"cmd/p2pfs"},
 	"github.com/prometheus/client_golang":    {"node"},
+	"github.com/marcopolo/simnet":            {"internal/simnet"},
 	"github.com/rogpeppe/go-internal":        {}, // tests only, and so below
 	"github.com/google/go-cmp":               {},
 	"pgregory.net/rapid":                     {},
@@ -95,6 +96,7 @@ var reasons = map[string]string{
 	"github.com/libp2p/go-libp2p-kbucket":   "Kademlia's distance, the DHT's own",
 	"github.com/libp2p/go-yamux/v5":         "settings of the stream multiplexer",
 	"github.com/libp2p/zeroconf/v2":         "mDNS, also for those who only look",
+	"github.com/marcopolo/simnet":           "simulated links under QUIC, in tests",
 	"github.com/multiformats/go-multiaddr":  "libp2p's addresses",
 	"github.com/multiformats/go-multihash":  "the DHT's keys",
 	"github.com/prometheus/client_golang":   "metrics, in the graph with libp2p anyway",

@@ -94,6 +94,11 @@ type Config struct {
 	RepairRate     int64         // bytes a second that repairs may move; 0: no bound
 	Metrics        string        // HOST:PORT of the Prometheus endpoint; "": none
 	Log            *slog.Logger
+
+	// How a simulated network gets under the node: Swarm, if not nil, may
+	// change how its swarm is built, Store opens its store (nil: store.Open).
+	Swarm func(*swarm.Config)
+	Store func(dir string, o store.Options) (*store.Store, error)
 }
 
 // Node is a peer.
@@ -154,7 +159,11 @@ func Open(h Home, c Config) (*Node, error) {
 		n.spread.Store(cred.Deny.Number)
 	}
 	n.reach.Store("unknown")
-	if n.store, err = store.Open(h.storeDir(), store.Options{
+	open := c.Store
+	if open == nil {
+		open = store.Open
+	}
+	if n.store, err = open(h.storeDir(), store.Options{
 		Capacity: c.Capacity, Log: c.Log, ProvisionalTTL: c.ProvisionalTTL,
 		SweepEvery: sweepEvery(c.ProvisionalTTL), Dropped: n.dropped.add,
 	}); err != nil {
@@ -195,6 +204,9 @@ func (n *Node) start() error {
 	}
 	if n.config.Client {
 		c.Listen, c.NATPortMap = []string{}, false
+	}
+	if n.config.Swarm != nil {
+		n.config.Swarm(&c)
 	}
 	var err error
 	if n.swarm, err = swarm.New(c); err != nil {
@@ -765,8 +777,9 @@ func (n *Node) findPeer(ctx context.Context, who string) (peer.ID, error) {
 	return peer.Decode(peers[0].ID)
 }
 
-// Join makes a home in the network of an invite.
-func Join(ctx context.Context, h Home, invite string, s Settings, log *slog.Logger) (string, error) {
+// Join makes a home in the network of an invite. Of the Config it needs what
+// says how others are reached.
+func Join(ctx context.Context, h Home, invite string, c Config) (string, error) {
 	in, err := member.ParseInvite(invite)
 	if err != nil {
 		return "", &Error{Code: Usage, Hint: "an invite begins with " + member.InvitePrefix + " and is one word; copy it whole", Err: err}
@@ -778,13 +791,16 @@ func Join(ctx context.Context, h Home, invite string, s Settings, log *slog.Logg
 	if err != nil {
 		return "", err
 	}
-	c := in.Credentials(self)
-	m, err := member.New(c, nil)
+	m, err := member.New(in.Credentials(self), nil)
 	if err != nil {
 		return "", &Error{Code: Refused, Err: err}
 	}
 	if !in.Open {
-		sw, err := swarm.New(swarm.Config{Key: self, Listen: []string{}, Membership: m, MDNS: !s.NoMDNS, Log: log})
+		sc := swarm.Config{Key: self, Listen: []string{}, Membership: m, MDNS: !c.NoMDNS, Log: c.Log}
+		if c.Swarm != nil {
+			c.Swarm(&sc)
+		}
+		sw, err := swarm.New(sc)
 		if err != nil {
 			return "", err
 		}

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -649,7 +648,7 @@ func TestSecretsOfAnEarlierHomeStay(t *testing.T) {
 		if CodeOf(err) != Failed || HintOf(err) == "" {
 			t.Errorf("%s, init: got %v, want code %d and a hint", file, err, Failed)
 		}
-		if _, err = Join(t.Context(), h, invite, Settings{}, slog.New(slog.DiscardHandler)); CodeOf(err) != Failed || HintOf(err) == "" {
+		if _, err = Join(t.Context(), h, invite, Config{}); CodeOf(err) != Failed || HintOf(err) == "" {
 			t.Errorf("%s, join: got %v, want code %d and a hint", file, err, Failed)
 		}
 		if b, err := os.ReadFile(path); string(b) != "precious" {

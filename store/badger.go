@@ -79,16 +79,23 @@ func (s *Store) openBlocks() (*badger.DB, error) {
 		// A group of blocks must fit 15 % of a memtable, a value the threshold.
 		o = o.WithMemTableSize(48 << 20).WithValueThreshold(1 << 20)
 	}
+	if m := s.opt.Memory; m != nil {
+		return m.open(&m.blocks, o)
+	}
 	return openBadger(o)
 }
 
 // openRecords opens the database of what may be lost in a crash.
 func (s *Store) openRecords() (*badger.DB, error) {
-	return openBadger(s.smallOptions(s.recordsDir()).
+	o := s.smallOptions(s.recordsDir()).
 		WithSyncWrites(false).
 		WithMemTableSize(4 << 20).
 		WithValueThreshold(256 << 10).
-		WithValueLogFileSize(1 << 20))
+		WithValueLogFileSize(1 << 20)
+	if m := s.opt.Memory; m != nil {
+		return m.open(&m.records, o)
+	}
+	return openBadger(o)
 }
 
 func openBadger(o badger.Options) (*badger.DB, error) {

@@ -71,6 +71,7 @@ var (
 type Options struct {
 	Capacity int64            // most bytes to hold; 0: no limit but the disk
 	InMemory bool             // nothing on disk, all gone at Close
+	Memory   *Memory          // the same, but what is in it outlives Close
 	Now      func() time.Time // the clock; nil: time.Now
 	Log      *slog.Logger     // nil: no log
 
@@ -166,6 +167,7 @@ func open(dir string, o Options) (_ *Store, err error) {
 	if o.free == nil {
 		o.free = func() (int64, error) { return freeSpace(dir) }
 	}
+	o.InMemory = o.InMemory || o.Memory != nil
 	if o.InMemory {
 		o.free = func() (int64, error) { return math.MaxInt64, nil }
 	}
@@ -197,7 +199,7 @@ func open(dir string, o Options) (_ *Store, err error) {
 		s.db, err = s.openBlocks()
 	}
 	if err != nil {
-		return nil, errors.Join(err, s.records.Close())
+		return nil, errors.Join(err, s.shut(s.records))
 	}
 	if err := s.recover(); err != nil {
 		return nil, errors.Join(err, s.Close())
@@ -225,7 +227,7 @@ func (s *Store) Close() error {
 	if s.db == nil {
 		return nil
 	}
-	err := errors.Join(s.db.Close(), s.records.Close())
+	err := errors.Join(s.shut(s.db), s.shut(s.records))
 	s.db = nil
 	if err == nil && !s.opt.InMemory {
 		err = sealLog(s.blocksDir())

@@ -107,9 +107,13 @@ func TestShardIsReadAsItWasWritten(t *testing.T) {
 		{"full pack", 32 << 20, scheme, Options{}},
 		{"copies", 32 << 20, erasure.Scheme{K: 1, M: 2}, Options{}},
 		{"in memory", 8 << 20, erasure.Scheme{K: 1, M: 2}, Options{InMemory: true}},
+		{"in a memory that outlives it", 8 << 20, scheme, Options{Memory: new(Memory)}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			dir := t.TempDir()
+			if m := tc.o.Memory; m != nil {
+				t.Cleanup(func() { wantErr(t, m.Close(), nil) })
+			}
 			s, err := Open(dir, tc.o)
 			if err != nil {
 				t.Fatal(err)

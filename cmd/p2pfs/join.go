@@ -44,7 +44,7 @@ func (a *app) join(ctx context.Context, invite string, f *flagSettings) error {
 	if err != nil {
 		return err
 	}
-	id, err := node.Join(ctx, h, invite, s.node(), a.logger(slog.LevelWarn))
+	id, err := node.Join(ctx, h, invite, node.Config{Settings: s.node(), Log: a.logger(slog.LevelWarn)})
 	if err != nil {
 		if ours {
 			_ = os.Remove(h.ConfigFile()) // join may be tried again, with other flags
