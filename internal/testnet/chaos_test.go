@@ -226,8 +226,8 @@ func TestRestartsBreakNoRead(t *testing.T) {
 		t.Error(f)
 	}
 	t.Logf("%d reads while %d nodes were restarted", done, len(net.Nodes))
-	if done < 3 {
-		t.Errorf("got %d reads, want more of them", done)
+	if done < 2 {
+		t.Errorf("got %d reads, want some of them to begin and end meanwhile", done)
 	}
 
 	net.Stop(net.Nodes...)
