@@ -24,10 +24,13 @@ func healthCommand(a *app) *cobra.Command {
 are under way: of the packs of SOURCE, for which a verify link is enough, or else
 of those that this node holds shards of.
 
-A shard counts as live only where its holder has given a block of it that was
-verified; how long ago is shown. Shards whose holders could not be asked, or have
-given no such sample, are unknown and do not count. 'p2pfs stat' asks holders what
-they say they have; health is what they have shown.`,
+Of SOURCE a sample of each shard is asked for: it counts as live where its holder
+gives a block of it that verifies, and as unknown where the holder cannot be asked.
+'p2pfs stat' asks holders what they say they have; this is what they show.
+
+Without SOURCE nobody is asked: it is what the node has seen. Shards of holders that
+answer, and have failed no sample, count as live; unknown are those of them that have
+given none yet. How old the oldest sample is, is shown in either case.`,
 		Example: `  p2pfs health
   p2pfs health LINK
   p2pfs health --json LINK`,
@@ -68,12 +71,13 @@ func (a *app) printHealth(h node.Health) error {
 	if of == "" {
 		of = h.Kind
 	}
+	own := h.Kind == "node" // live counts what is unknown
 	t := a.table()
 	t.row("health of", of)
 	t.row("packs", fmt.Sprintf("%d, %s", h.Packs, formatSize(h.Bytes)))
 	if h.Packs > 0 {
-		t.row("survives", known(h.Survives, h.Unknown))
-		t.row("worst pack", fmt.Sprintf("%d live of %d, %d needed, %s", h.Live, h.N, h.K, unknownShards(h.Unknown)))
+		t.row("survives", known(h.Survives, h.Unknown, own))
+		t.row("worst pack", fmt.Sprintf("%d live of %d, %d needed, %s", h.Live, h.N, h.K, unknownShards(h.Unknown, own)))
 		t.row("oldest sample", age(h.Verified))
 	}
 	t.row("repairs", fmt.Sprintf("%d under way", h.Repairs))
@@ -97,11 +101,11 @@ func (a *app) printHealth(h node.Health) error {
 	if err := t.end(); err != nil {
 		return err
 	}
-	return a.printPacks(h.Worst)
+	return a.printPacks(h.Worst, own)
 }
 
 // printPacks lists the packs of which something is to be said.
-func (a *app) printPacks(worst []node.PackHealth) error {
+func (a *app) printPacks(worst []node.PackHealth, own bool) error {
 	var list []node.PackHealth
 	for _, p := range worst {
 		if a.verbose || p.Live < p.N || p.Repair != "" {
@@ -118,13 +122,17 @@ func (a *app) printPacks(worst []node.PackHealth) error {
 	}
 	fmt.Fprintln(a.stdout)
 	t := a.table()
-	t.row("PACK", "LIVE", "NEEDED", "UNKNOWN", "SURVIVES", "OLDEST SAMPLE", "REPAIR")
+	unknown := "UNKNOWN"
+	if own {
+		unknown = "UNSAMPLED"
+	}
+	t.row("PACK", "LIVE", "NEEDED", unknown, "SURVIVES", "OLDEST SAMPLE", "REPAIR")
 	for _, p := range list {
 		id := p.ID
 		if !a.verbose {
 			id = id[:min(len(id), 8)]
 		}
-		t.row(id, fmt.Sprintf("%d of %d", p.Live, p.N), strconv.Itoa(p.K), strconv.Itoa(p.Unknown), known(p.Survives, p.Unknown), age(p.Verified), orDash(p.Repair))
+		t.row(id, fmt.Sprintf("%d of %d", p.Live, p.N), strconv.Itoa(p.K), strconv.Itoa(p.Unknown), known(p.Survives, p.Unknown, own), age(p.Verified), orDash(p.Repair))
 	}
 	if err := t.end(); err != nil {
 		return err
@@ -136,9 +144,10 @@ func (a *app) printPacks(worst []node.PackHealth) error {
 }
 
 // known is further where some shards are neither known to be there nor to be
-// gone: what they could make up for is not lost.
-func known(survives, unknown int) string {
-	if survives < 0 && survives+unknown >= 0 {
+// gone: what they could make up for is not lost. Where they are counted already
+// (own) they make up for nothing.
+func known(survives, unknown int, own bool) string {
+	if !own && survives < 0 && survives+unknown >= 0 {
 		return "unknown: " + count(-survives, "more shard") + " to be verified"
 	}
 	return further(survives)
@@ -157,8 +166,13 @@ func further(n int) string {
 	return fmt.Sprintf("any %d further losses", n)
 }
 
-func unknownShards(n int) string {
-	if n == 0 {
+func unknownShards(n int, own bool) string {
+	switch {
+	case own && n == 0:
+		return "all sampled"
+	case own:
+		return fmt.Sprintf("%d not sampled yet", n)
+	case n == 0:
 		return "none unknown"
 	}
 	return fmt.Sprintf("%d unknown", n)
