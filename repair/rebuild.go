@@ -137,6 +137,9 @@ func (k *Keeper) repair(ctx context.Context, id pack.ID) error {
 	if v.Live < g.K {
 		return fmt.Errorf("%d of %d needed shards are there", v.Live, g.K)
 	}
+	if k.stale && !slices.ContainsFunc(p.Holders, func(h store.Holder) bool { return h.Heard >= ms(k.began) }) {
+		return errors.New("this node was away for long, and nobody else holds the pack")
+	}
 	k.Log.Info("repair begun", "pack", id, "live", v.Live, "counted", v.Counted, "of", g.N(), "missing", len(v.Missing), "urgent", v.Urgent)
 	begun := k.Clock.Now()
 	j := job{k: k, m: m, id: id, g: g, seen: seen, missing: v.Missing}
@@ -216,22 +219,17 @@ func (k *Keeper) refresh(ctx context.Context, id pack.ID) (p store.Pack, newer b
 		if h == nil {
 			continue
 		}
-		if h.Deleted && h.Number > number || h.Held && !h.Provisional && h.Number > number && [2]int{h.K, h.M} != key {
-			newer = true
+		if h.Held && !h.Provisional && h.Number > number && [2]int{h.K, h.M} != key {
+			// Only what the owner has signed keeps from repairing.
+			m, err := k.Net.Manifest(ctx, ask[i], id)
+			newer = newer || err == nil && m.State.Number > number
 		}
 		k.learn(ctx, ask[i], []pack.ID{id}, []wire.Holding{*h})
 	}
 	if p, err = k.Shelf.Pack(id); err != nil {
 		return p, false, err
 	}
-	if newer { // unless it was only claimed
-		own := p.Held[0]
-		k.mu.Lock()
-		_, claimed := k.newer[id]
-		k.mu.Unlock()
-		newer = own.Deleted || own.Number != number || claimed
-	}
-	return p, newer || !confirmed(p), ctx.Err()
+	return p, newer || !confirmed(p) || p.Held[0].Number != number, ctx.Err()
 }
 
 // asked notes whether a peer that was asked something is there.
