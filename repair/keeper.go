@@ -96,6 +96,8 @@ type Keeper struct {
 	rotten  []pack.ID             // packs of which the own shard is damaged
 	newer   map[pack.ID]string    // packs that a peer says are coded anew
 	busy    map[pack.ID]bool      // being repaired
+
+	unfinished map[pack.ID]bool // of which some missing shards have been placed, or none could be
 	summary Summary
 	scrub   pack.ID // scrubbed next
 	audited pack.ID // audited next; zero: from a random one on
@@ -162,7 +164,7 @@ func New(c Config) *Keeper {
 	k := &Keeper{
 		Config: c, began: c.Clock.Now(), dirty: make(chan struct{}, 1),
 		peers: make(map[string]*watched), due: make(map[pack.ID]*due),
-		twins: make(map[pack.ID]time.Time), doubles: make(map[pack.ID]time.Time), newer: make(map[pack.ID]string), busy: make(map[pack.ID]bool),
+		twins: make(map[pack.ID]time.Time), doubles: make(map[pack.ID]time.Time), newer: make(map[pack.ID]string), busy: make(map[pack.ID]bool), unfinished: make(map[pack.ID]bool),
 	}
 	k.budget = budget{clock: c.Clock, rate: c.Rate}
 	k.each = k.sideBySide

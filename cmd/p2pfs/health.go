@@ -71,13 +71,12 @@ func (a *app) printHealth(h node.Health) error {
 	if of == "" {
 		of = h.Kind
 	}
-	own := h.Kind == "node" // live counts what is unknown
 	t := a.table()
 	t.row("health of", of)
 	t.row("packs", fmt.Sprintf("%d, %s", h.Packs, formatSize(h.Bytes)))
 	if h.Packs > 0 {
-		t.row("survives", known(h.Survives, h.Unknown, own))
-		t.row("worst pack", fmt.Sprintf("%d live of %d, %d needed, %s", h.Live, h.N, h.K, unknownShards(h.Unknown, own)))
+		t.row("survives", known(h.Survives, h.Unknown))
+		t.row("worst pack", fmt.Sprintf("%d live of %d, %d needed, %s", h.Live, h.N, h.K, unknownShards(h.Unknown)))
 		t.row("oldest sample", age(h.Verified))
 	}
 	t.row("repairs", fmt.Sprintf("%d under way", h.Repairs))
@@ -101,11 +100,11 @@ func (a *app) printHealth(h node.Health) error {
 	if err := t.end(); err != nil {
 		return err
 	}
-	return a.printPacks(h.Worst, own)
+	return a.printPacks(h.Worst)
 }
 
 // printPacks lists the packs of which something is to be said.
-func (a *app) printPacks(worst []node.PackHealth, own bool) error {
+func (a *app) printPacks(worst []node.PackHealth) error {
 	var list []node.PackHealth
 	for _, p := range worst {
 		if a.verbose || p.Live < p.N || p.Repair != "" {
@@ -122,17 +121,13 @@ func (a *app) printPacks(worst []node.PackHealth, own bool) error {
 	}
 	fmt.Fprintln(a.stdout)
 	t := a.table()
-	unknown := "UNKNOWN"
-	if own {
-		unknown = "UNSAMPLED"
-	}
-	t.row("PACK", "LIVE", "NEEDED", unknown, "SURVIVES", "OLDEST SAMPLE", "REPAIR")
+	t.row("PACK", "LIVE", "NEEDED", "UNKNOWN", "SURVIVES", "OLDEST SAMPLE", "REPAIR")
 	for _, p := range list {
 		id := p.ID
 		if !a.verbose {
 			id = id[:min(len(id), 8)]
 		}
-		t.row(id, fmt.Sprintf("%d of %d", p.Live, p.N), strconv.Itoa(p.K), strconv.Itoa(p.Unknown), known(p.Survives, p.Unknown, own), age(p.Verified), orDash(p.Repair))
+		t.row(id, fmt.Sprintf("%d of %d", p.Live, p.N), strconv.Itoa(p.K), strconv.Itoa(p.Unknown), known(p.Survives, p.Unknown), age(p.Verified), orDash(p.Repair))
 	}
 	if err := t.end(); err != nil {
 		return err
@@ -144,10 +139,9 @@ func (a *app) printPacks(worst []node.PackHealth, own bool) error {
 }
 
 // known is further where some shards are neither known to be there nor to be
-// gone: what they could make up for is not lost. Where they are counted already
-// (own) they make up for nothing.
-func known(survives, unknown int, own bool) string {
-	if !own && survives < 0 && survives+unknown >= 0 {
+// gone: what they could make up for is not lost.
+func known(survives, unknown int) string {
+	if survives < 0 && survives+unknown >= 0 {
 		return "unknown: " + count(-survives, "more shard") + " to be verified"
 	}
 	return further(survives)
@@ -166,13 +160,8 @@ func further(n int) string {
 	return fmt.Sprintf("any %d further losses", n)
 }
 
-func unknownShards(n int, own bool) string {
-	switch {
-	case own && n == 0:
-		return "all sampled"
-	case own:
-		return fmt.Sprintf("%d not sampled yet", n)
-	case n == 0:
+func unknownShards(n int) string {
+	if n == 0 {
 		return "none unknown"
 	}
 	return fmt.Sprintf("%d unknown", n)
