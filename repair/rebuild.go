@@ -298,7 +298,6 @@ type job struct {
 	missing []int
 
 	placed []wire.Holder
-	moved  int64 // bytes read and sent
 }
 
 // run reads k′ shards, computes the missing ones and places them. An error

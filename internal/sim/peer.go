@@ -155,6 +155,9 @@ func (p *peer) tick() {
 	w.phase = tidying
 	k.Tidy(ctx)
 	w.phase = auditing
+	if p.next.audit == 0 {
+		p.next.audit = w.t + time.Duration(p.rng.Int64N(int64(k.AuditPause())))
+	}
 	for n := 0; w.t >= p.next.audit && !c.noAudit; n++ {
 		k.Audit(ctx)
 		p.next.audit = max(p.next.audit, w.t-c.Probe) + k.AuditPause()

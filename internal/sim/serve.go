@@ -214,8 +214,6 @@ func holdersOf(ps []*peer) []wire.Holder {
 type liar struct {
 	honest
 	lie lie
-	old []*pack.State // that it sends again
-	ids []pack.ID     // that it was asked about
 }
 
 // lie is a kind of liar.
@@ -267,10 +265,6 @@ func (l *liar) read(q wire.ReadRequest, row int, dst []byte) ([]byte, error) {
 		return make([]byte, 4096), nil
 	}
 	return l.honest.read(q, row, dst)
-}
-
-func (l *liar) store(from string, q *wire.StoreRequest, cell func(row int) []byte) (bool, error) {
-	return l.honest.store(from, q, cell)
 }
 
 func (l *liar) announces(id pack.ID) bool { return l.lie == announcer || l.honest.announces(id) }
