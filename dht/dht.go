@@ -451,7 +451,7 @@ const (
 	// part of a network that was divided may have enough of its own.
 	missedEvery = 2 * time.Minute
 	missedPeers = 2
-	dialTime       = 15 * time.Second
+	dialTime    = 15 * time.Second
 )
 
 // connect dials bootstrap peers while few are known, at once and then after
