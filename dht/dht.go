@@ -99,6 +99,7 @@ type DHT struct {
 	config Config
 	log    *slog.Logger
 
+	ask  *sweepRouter
 	wake chan struct{} // there is something to announce, or a peer
 
 	mu       sync.Mutex
@@ -141,7 +142,7 @@ func New(h host.Host, c Config) (*DHT, error) {
 	if err != nil {
 		return nil, fmt.Errorf("dht: %w", err)
 	}
-	d := &DHT{host: h, server: c.Server, kad: k, store: store, config: c, log: c.Log,
+	d := &DHT{host: h, server: c.Server, kad: k, store: store, config: c, log: c.Log, ask: &sweepRouter{kad: k},
 		wake: make(chan struct{}, 1), pending: map[ID]struct{}{}}
 	if c.Server {
 		d.keys, err = keystore.NewKeystore(namespace.Wrap(store, ds.NewKey("/announced")))
@@ -161,6 +162,7 @@ func (d *DHT) Close() error {
 	d.mu.Unlock()
 	var errs []error
 	if p != nil {
+		d.ask.end()
 		errs = append(errs, p.Close())
 	}
 	if d.keys != nil {
@@ -415,7 +417,7 @@ func (d *DHT) announce(ctx context.Context) (more bool) {
 func (d *DHT) newProvider() (*provider.SweepingProvider, error) {
 	return provider.New(
 		provider.WithHost(d.host),
-		provider.WithRouter(d.kad),
+		provider.WithRouter(d.ask),
 		provider.WithMessageSender(d.kad.MessageSender()),
 		provider.WithSelfAddrs(d.host.Addrs),
 		provider.WithAddLocalRecord(func(h multihash.Multihash) error {
@@ -444,21 +446,34 @@ const (
 	lookDelay      = 300 * time.Millisecond
 	lookMost       = 5 * time.Minute
 	bootstrapPeers = 8 // dialed at a time
+	// missedEvery is how often, with jitter, some of the bootstrap peers that
+	// are not connected are dialed although enough others are known: each
+	// part of a network that was divided may have enough of its own.
+	missedEvery = 2 * time.Minute
+	missedPeers = 2
 	dialTime       = 15 * time.Second
 )
 
 // connect dials bootstrap peers while few are known, at once and then after
 // ever longer pauses, with jitter, so that it does not matter which node of a
-// network is started first. A peer that does not answer holds up no other.
+// network is started first, and now and then one that is missed. A peer that does not answer holds up no other.
 func (d *DHT) connect(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	dials := dials{busy: map[peer.ID]bool{}}
 	pause := bootstrapFirst
+	missed := time.Now().Add(rand.N(missedEvery))
 	for ctx.Err() == nil {
 		before := len(d.Peers())
-		if before < fewPeers && d.config.Bootstrap != nil {
-			for _, p := range dials.take(d.host, d.config.Bootstrap()) {
+		most := bootstrapPeers
+		if before >= fewPeers {
+			most = 0
+			if now := time.Now(); now.After(missed) {
+				most, missed = missedPeers, now.Add(missedEvery/2+rand.N(missedEvery))
+			}
+		}
+		if most > 0 && d.config.Bootstrap != nil {
+			for _, p := range dials.take(d.host, d.config.Bootstrap(), most) {
 				wg.Go(func() {
 					defer dials.done(p.ID)
 					d.dial(ctx, p)
@@ -500,14 +515,14 @@ type dials struct {
 	busy map[peer.ID]bool
 }
 
-// take returns some of peers, in random order, that are neither connected nor
-// being dialed, and counts them as such.
-func (d *dials) take(h host.Host, peers []peer.AddrInfo) (out []peer.AddrInfo) {
+// take returns some of peers, at most as many as said and in random order, that
+// are neither connected nor being dialed, and counts them as such.
+func (d *dials) take(h host.Host, peers []peer.AddrInfo, most int) (out []peer.AddrInfo) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, i := range rand.Perm(len(peers)) {
 		p := peers[i]
-		if len(d.busy) >= bootstrapPeers {
+		if len(d.busy) >= bootstrapPeers || len(out) >= most {
 			break
 		}
 		if p.ID == h.ID() || d.busy[p.ID] || h.Network().Connectedness(p.ID) == network.Connected {

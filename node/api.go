@@ -128,7 +128,8 @@ type Stat struct {
 	Packs    int       `json:"packs"`    // packs it consists of
 	K        int       `json:"k"`        // of the pack that survives the fewest further losses
 	N        int       `json:"n"`        // its k′ + m
-	Live     int       `json:"live"`     // its distinct shards on distinct peers that answered now
+	Live     int       `json:"live"`     // its distinct shards on distinct peers of which a sample was verified now
+	Unknown  int       `json:"unknown"`  // its shards whose holders gave no sample
 	Survives int       `json:"survives"` // further losses survived now: live − k, the lowest over the packs; negative: not restorable now
 	Expires  time.Time `json:"expires,omitzero"`
 }

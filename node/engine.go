@@ -102,7 +102,7 @@ func (e *engine) call(ctx context.Context, p peer.ID, stall time.Duration, fn fu
 func (e *engine) unheard(p peer.ID, err error) {
 	now := e.clock.Now()
 	if !e.peers.avoid(p, now) {
-		e.log.Info("peer does not answer", "peer", p, "err", err)
+		e.log.Debug("peer does not answer", "peer", p, "err", err)
 	}
 	e.peers.failed(p, now)
 }

@@ -8,8 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/p2pfs/p2pfs/dht"
 	"github.com/p2pfs/p2pfs/erasure"
 	"github.com/p2pfs/p2pfs/member"
@@ -196,8 +194,8 @@ func (n *Node) Link(ctx context.Context, text string, verify bool) (string, erro
 	return volume.VerifyLink(n.engine.network, ref).String(), nil
 }
 
-// Stat tells what a source is and how safe it is now: every pack's holders
-// are asked.
+// Stat tells what a source is and how safe it is now: all who may hold a shard
+// of it are asked for a sample.
 func (n *Node) Stat(ctx context.Context, text string) (Stat, error) {
 	l, err := n.link(text)
 	if err != nil {
@@ -225,37 +223,27 @@ func (n *Node) Stat(ctx context.Context, text string) (Stat, error) {
 	st.Packs = len(ids)
 	var mu sync.Mutex
 	first := true
-	g, asking := errgroup.WithContext(ctx)
-	g.SetLimit(4)
-	for _, id := range ids {
-		g.Go(func() error {
-			k, err := n.engine.locate(asking, id, effort{all: true})
-			if err != nil && CodeOf(err) != NotFound {
-				return err
+	err = n.eachPack(ctx, ids, func(ctx context.Context, id pack.ID) error {
+		p, k, err := n.inspect(ctx, id)
+		if err != nil {
+			return err
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if k != nil {
+			if st.Kind == "verify" {
+				st.Bytes += int64(k.geometry.Len)
 			}
-			mu.Lock()
-			defer mu.Unlock()
-			live, kk, nn := 0, 1, 1
-			if err == nil {
-				live, kk, nn = k.distinct(), k.geometry.K, k.geometry.N()
-				if st.Kind == "verify" {
-					st.Bytes += int64(k.geometry.Len)
-				}
-				if x := k.manifest.State.Expires; x > 0 && (st.Expires.IsZero() || time.UnixMilli(int64(x)).Before(st.Expires)) {
-					st.Expires = time.UnixMilli(int64(x))
-				}
+			if x := k.manifest.State.Expires; x > 0 && (st.Expires.IsZero() || time.UnixMilli(int64(x)).Before(st.Expires)) {
+				st.Expires = time.UnixMilli(int64(x))
 			}
-			if first || live-kk < st.Survives {
-				first = false
-				st.K, st.N, st.Live, st.Survives = kk, nn, live, live-kk
-			}
-			return nil
-		})
-	}
-	err = g.Wait()
-	if ctx.Err() != nil { // who was not asked is not gone
-		err = ctx.Err()
-	}
+		}
+		if first || p.Survives < st.Survives {
+			first = false
+			st.K, st.N, st.Live, st.Unknown, st.Survives = p.K, p.N, p.Live, p.Unknown, p.Survives
+		}
+		return nil
+	})
 	if err != nil {
 		return Stat{}, err
 	}

@@ -201,6 +201,7 @@ func answerOf(p peer.ID, h wire.Holding) (answer, bool) {
 // effort is how far a search goes.
 type effort struct {
 	all    bool             // ask everybody who may know, and wait for them
+	now    bool             // but for those of whom it is known that they are away
 	failed map[holding]bool // holders that are of no use any more: find others
 }
 
@@ -242,6 +243,12 @@ func (e *engine) locate(ctx context.Context, id pack.ID, how effort) (*known, er
 	}
 }
 
+// away tells whether a peer is known to be away: it failed a moment ago, or the
+// keeper has not heard of it.
+func (e *engine) away(p peer.ID) bool {
+	return e.peers.avoid(p, e.clock.Now()) || e.keeper != nil && e.keeper.Presence(string(p)) != repair.Present
+}
+
 // search asks who may hold the pack: the remembered holders, the closest
 // peers, and the announced ones, all at once.
 // Those in without are not.
@@ -260,7 +267,7 @@ func (e *engine) search(parent context.Context, id pack.ID, how effort, without 
 	limit := make(chan struct{}, 64)
 	ask := func(p peer.ID) {
 		mu.Lock()
-		skip := asked[p] || without[p] || len(asked) > maxAsked
+		skip := asked[p] || without[p] || len(asked) > maxAsked || how.now && e.away(p)
 		asked[p] = true
 		mu.Unlock()
 		if skip {

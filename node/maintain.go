@@ -87,7 +87,7 @@ func (n *Node) Health(ctx context.Context, source string) (Health, error) {
 // inspect takes a sample from all who may hold a shard of a pack.
 func (n *Node) inspect(ctx context.Context, id pack.ID) (PackHealth, *known, error) {
 	p := PackHealth{ID: id.String(), Repair: string(repair.Lost), Survives: -1, K: 1, N: 1}
-	k, err := n.engine.locate(ctx, id, effort{all: true})
+	k, err := n.engine.locate(ctx, id, effort{all: true, now: true})
 	if CodeOf(err) == NotFound {
 		return p, nil, nil
 	}

@@ -23,6 +23,7 @@ import (
 
 	"github.com/p2pfs/p2pfs/dht"
 	"github.com/p2pfs/p2pfs/pack"
+	"github.com/p2pfs/p2pfs/repair"
 	"github.com/p2pfs/p2pfs/store"
 	"github.com/p2pfs/p2pfs/volume"
 	"github.com/p2pfs/p2pfs/wire"
@@ -130,6 +131,7 @@ func (m *memNet) add(holder bool, capacity int64, zone string) *memNode {
 	node.server = newServer(e, nil)
 	e.dial = memDialer{m, node}
 	e.dir = memDirectory{m, node}
+	e.keeper = newKeeper(e, repair.Config{})
 	m.nodes = append(m.nodes, node)
 	return node
 }

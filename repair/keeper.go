@@ -84,6 +84,7 @@ type Keeper struct {
 
 	each  func(ctx context.Context, n int, fn func(i int)) // runs fn for 0 … n-1, Parallel at a time
 	began time.Time
+	stale bool          // the peer was away for longer than staleAfter
 	dirty chan struct{} // something has changed that a review should look at
 
 	mu      sync.Mutex
@@ -95,6 +96,8 @@ type Keeper struct {
 	rotten  []pack.ID             // packs of which the own shard is damaged
 	newer   map[pack.ID]string    // packs that a peer says are coded anew
 	busy    map[pack.ID]bool      // being repaired
+
+	unfinished map[pack.ID]bool // of which some missing shards have been placed, or none could be
 	summary Summary
 	scrub   pack.ID // scrubbed next
 	audited pack.ID // audited next; zero: from a random one on
@@ -161,7 +164,7 @@ func New(c Config) *Keeper {
 	k := &Keeper{
 		Config: c, began: c.Clock.Now(), dirty: make(chan struct{}, 1),
 		peers: make(map[string]*watched), due: make(map[pack.ID]*due),
-		twins: make(map[pack.ID]time.Time), doubles: make(map[pack.ID]time.Time), newer: make(map[pack.ID]string), busy: make(map[pack.ID]bool),
+		twins: make(map[pack.ID]time.Time), doubles: make(map[pack.ID]time.Time), newer: make(map[pack.ID]string), busy: make(map[pack.ID]bool), unfinished: make(map[pack.ID]bool),
 	}
 	k.budget = budget{clock: c.Clock, rate: c.Rate}
 	k.each = k.sideBySide
@@ -226,10 +229,15 @@ func ms(t time.Time) int64 { return t.UnixMilli() }
 
 // saved is what outlives a restart: since when peers have been away.
 type saved struct {
+	At   int64            `json:"at"`   // when it was saved, in Unix milliseconds
 	Away map[string]int64 `json:"away"` // by the peer's ID, in Unix milliseconds
 }
 
 const watchNote = "watch"
+
+// staleAfter is how long a node may have been away before what it holds may
+// have been deleted with nobody left to tell: half of what tombstones are kept.
+const staleAfter = 90 * 24 * time.Hour
 
 // load reads what Save wrote. A peer that was away then is away since then,
 // unless it answers; of the others nothing is known before they are asked.
@@ -243,6 +251,10 @@ func (k *Keeper) load() {
 		k.Log.Warn("what was known of peers is damaged, starting anew", "err", err)
 		return
 	}
+	if s.At != 0 && k.began.Sub(time.UnixMilli(s.At)) > staleAfter {
+		k.stale = true
+		k.Log.Warn("this node was away for long: it repairs only what others hold too", "since", time.UnixMilli(s.At))
+	}
 	for text, since := range s.Away {
 		p, err := decodePeer(text)
 		if err == nil && len(k.peers) < maxWatched {
@@ -253,7 +265,7 @@ func (k *Keeper) load() {
 
 // Save writes down since when peers have been away.
 func (k *Keeper) Save() {
-	s := saved{Away: make(map[string]int64)}
+	s := saved{At: ms(k.Clock.Now()), Away: make(map[string]int64)}
 	k.mu.Lock()
 	for p, w := range k.peers {
 		if !w.away.IsZero() && w.packs > 0 {

@@ -130,12 +130,16 @@ func (k *Keeper) repair(ctx context.Context, id pack.ID) error {
 	k.mu.Lock()
 	seen := k.sights(p, k.Clock.Now())
 	k.mu.Unlock()
-	v := k.diagnose(g.K, g.M, seen)
+	v := k.verdict(id, g.K, g.M, seen)
 	if !v.Due || len(v.Missing) == 0 {
+		k.finished(id)
 		return nil
 	}
 	if v.Live < g.K {
 		return fmt.Errorf("%d of %d needed shards are there", v.Live, g.K)
+	}
+	if k.stale && !slices.ContainsFunc(p.Holders, func(h store.Holder) bool { return h.Heard >= ms(k.began) }) {
+		return errors.New("this node was away for long, and nobody else holds the pack")
 	}
 	k.Log.Info("repair begun", "pack", id, "live", v.Live, "counted", v.Counted, "of", g.N(), "missing", len(v.Missing), "urgent", v.Urgent)
 	begun := k.Clock.Now()
@@ -150,19 +154,49 @@ func (k *Keeper) repair(ctx context.Context, id pack.ID) error {
 	}
 	switch {
 	case err == nil:
+		k.finished(id)
 		k.Stats.Repaired.Add(1)
 		k.Log.Info("repair done", "pack", id, "rebuilt", len(j.placed), "took", took)
 	case ctx.Err() != nil:
+		k.unfinish(id)
 	case errors.Is(err, errElsewhere):
 		k.Log.Info("repair left to another", "pack", id, "rebuilt", len(j.placed), "why", err)
 	case errors.Is(err, ErrBadState):
 		k.Stats.RepairsFailed.Add(1)
 		k.Log.Error("repair failed", "pack", id, "rebuilt", len(j.placed), "err", err)
 	default:
+		k.unfinish(id)
 		k.Stats.RepairsFailed.Add(1)
 		k.Log.Warn("repair failed", "pack", id, "rebuilt", len(j.placed), "took", took, "err", err)
 	}
 	return err
+}
+
+// verdict diagnoses a pack: one of which a repair was begun and not ended is
+// due until it has all of its shards. Else it would stay just above the
+// threshold, where nobody cares for it.
+func (k *Keeper) verdict(id pack.ID, kk, m int, seen []Sight) Verdict {
+	k.mu.Lock()
+	begun := k.unfinished[id]
+	k.mu.Unlock()
+	if begun {
+		return diagnose(kk, m, kk+m-1, seen)
+	}
+	return k.diagnose(kk, m, seen)
+}
+
+func (k *Keeper) unfinish(id pack.ID) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if len(k.unfinished) < maxQueue {
+		k.unfinished[id] = true
+	}
+}
+
+func (k *Keeper) finished(id pack.ID) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	delete(k.unfinished, id)
 }
 
 // refresh asks all who may hold a pack of which a shard is held here what they
@@ -216,22 +250,17 @@ func (k *Keeper) refresh(ctx context.Context, id pack.ID) (p store.Pack, newer b
 		if h == nil {
 			continue
 		}
-		if h.Deleted && h.Number > number || h.Held && !h.Provisional && h.Number > number && [2]int{h.K, h.M} != key {
-			newer = true
+		if h.Held && !h.Provisional && h.Number > number && [2]int{h.K, h.M} != key {
+			// Only what the owner has signed keeps from repairing.
+			m, err := k.Net.Manifest(ctx, ask[i], id)
+			newer = newer || err == nil && m.State.Number > number
 		}
 		k.learn(ctx, ask[i], []pack.ID{id}, []wire.Holding{*h})
 	}
 	if p, err = k.Shelf.Pack(id); err != nil {
 		return p, false, err
 	}
-	if newer { // unless it was only claimed
-		own := p.Held[0]
-		k.mu.Lock()
-		_, claimed := k.newer[id]
-		k.mu.Unlock()
-		newer = own.Deleted || own.Number != number || claimed
-	}
-	return p, newer || !confirmed(p), ctx.Err()
+	return p, newer || !confirmed(p) || p.Held[0].Number != number, ctx.Err()
 }
 
 // asked notes whether a peer that was asked something is there.

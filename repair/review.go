@@ -20,10 +20,10 @@ type Level struct {
 type PackSummary struct {
 	ID       pack.ID
 	K, M     int
-	Live     int
-	Counted  int
-	Verified time.Time // when the oldest sample was taken that Live rests on; zero: none was of some shard
-	Unknown  int       // live shards of which no sample was ever taken here
+	Live     int       // distinct shards on distinct peers that are there, and of which samples have been seen
+	Counted  int       // those that count where repair is decided
+	Verified time.Time // when the oldest sample was taken that Live rests on
+	Unknown  int       // shards whose holders are there, and have not shown a sample yet
 	Repair   Work
 }
 
@@ -156,8 +156,7 @@ func (r *review) look(p store.Pack) {
 	k.mu.Lock()
 	seen := k.sights(p, r.now)
 	k.mu.Unlock()
-	v := k.diagnose(own.Coded, own.M, seen)
-	r.levels[v.Live-own.Coded]++
+	v := k.verdict(p.ID, own.Coded, own.M, seen)
 	for _, h := range p.Holders {
 		if h.Peer == k.Self {
 			continue
@@ -173,6 +172,7 @@ func (r *review) look(p store.Pack) {
 	r.spare(p, seen, v)
 	s := PackSummary{ID: p.ID, K: own.Coded, M: own.M, Live: v.Live, Counted: v.Counted, Repair: Nothing}
 	s.sample(p, seen, k.Self)
+	r.levels[s.Survives()]++
 	switch {
 	case v.Lost:
 		s.Repair = Lost
@@ -220,21 +220,26 @@ func (r *review) keep(id pack.ID, d *due) *due {
 	return d
 }
 
-// sample says what is known of the live shards from blocks that were seen.
+// sample counts as live only those shards of which a sample has been seen.
 func (s *PackSummary) sample(p store.Pack, seen []Sight, self string) {
-	oldest := int64(0)
-	for shard, at := range match(s.K+s.M, seen, Present) {
-		if at < 0 || seen[at].Peer == self {
-			continue // scrubbed, and checked at every read
+	shown := slices.DeleteFunc(slices.Clone(seen), func(x Sight) bool {
+		return x.Peer != self && !slices.ContainsFunc(p.Holders, func(h store.Holder) bool {
+			return h.Peer == x.Peer && h.Shard == x.Shard && h.Verified != 0
+		})
+	})
+	oldest, live := int64(0), 0
+	for shard, at := range match(s.K+s.M, shown, Present) {
+		if at < 0 {
+			continue
 		}
-		peer := seen[at].Peer
-		at = slices.IndexFunc(p.Holders, func(h store.Holder) bool { return h.Peer == peer && h.Shard == shard })
-		if at < 0 || p.Holders[at].Verified == 0 {
-			s.Unknown++
-		} else if v := p.Holders[at].Verified; oldest == 0 || v < oldest {
-			oldest = v
+		live++
+		for _, h := range p.Holders {
+			if h.Peer == shown[at].Peer && h.Shard == shard && h.Peer != self && (oldest == 0 || h.Verified < oldest) {
+				oldest = h.Verified
+			}
 		}
 	}
+	s.Live, s.Unknown = live, s.Live-live
 	if oldest != 0 {
 		s.Verified = time.UnixMilli(oldest)
 	}

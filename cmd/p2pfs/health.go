@@ -24,10 +24,13 @@ func healthCommand(a *app) *cobra.Command {
 are under way: of the packs of SOURCE, for which a verify link is enough, or else
 of those that this node holds shards of.
 
-A shard counts as live only where its holder has given a block of it that was
-verified; how long ago is shown. Shards whose holders could not be asked, or have
-given no such sample, are unknown and do not count. 'p2pfs stat' asks holders what
-they say they have; health is what they have shown.`,
+Of SOURCE a sample of each shard is asked for: it counts as live where its holder
+gives a block of it that verifies, and as unknown where the holder cannot be asked.
+'p2pfs stat' asks holders what they say they have; this is what they show.
+
+Without SOURCE nobody is asked: it is what the node has seen. Shards of holders that
+answer, and have failed no sample, count as live; unknown are those of them that have
+given none yet. How old the oldest sample is, is shown in either case.`,
 		Example: `  p2pfs health
   p2pfs health LINK
   p2pfs health --json LINK`,

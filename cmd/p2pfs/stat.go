@@ -17,10 +17,10 @@ func statCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "stat SOURCE",
 		Short: "Say what a link leads to and how safe it is now",
-		Long: `stat says what a link leads to, and how safe it is: it asks the holders of every
-pack what they have, and counts. A pack needs any k of its n shards; the line
-"survives" is how many holders more may be lost before the file is. It counts what
-holders say they have; 'p2pfs health' counts what they have shown.`,
+		Long: `stat says what a link leads to, and how safe it is: the holders of every
+pack have to show a sample of what they have, and those that do are counted. A pack
+needs any k of its n shards; the line "survives" is how many holders more may be
+lost before the file is. 'p2pfs health' tells it pack by pack.`,
 		Example: `  p2pfs stat LINK
   p2pfs stat --json LINK`,
 		Args:                  arguments(1, 1),
@@ -58,7 +58,11 @@ func (a *app) printStat(s node.Stat) error {
 	}
 	t.row("size", fmt.Sprintf("%s (%d bytes)", formatSize(s.Bytes), s.Bytes))
 	t.row("packs", strconv.Itoa(s.Packs))
-	t.row("shards", fmt.Sprintf("%d live of %d, %d needed", s.Live, s.N, s.K))
+	unknown := ""
+	if s.Unknown > 0 {
+		unknown = fmt.Sprintf(", %d unknown", s.Unknown)
+	}
+	t.row("shards", fmt.Sprintf("%d live of %d, %d needed%s", s.Live, s.N, s.K, unknown))
 	t.row("survives", further(s.Survives))
 	if !s.Expires.IsZero() {
 		t.row("expires", s.Expires.Local().Format(time.RFC3339))

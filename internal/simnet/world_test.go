@@ -165,7 +165,7 @@ func thePlan() plan {
 		wide: erasure.Scheme{K: 8, M: 12}, narrow: erasure.Scheme{K: 2, M: 3}}
 	switch {
 	case soak():
-		p.nodes, p.till, p.lost, p.away, p.large = 100, 5*time.Minute, 24, 16, 24<<20
+		p.nodes, p.till, p.lost, p.away, p.large = 100, 5*time.Minute, 24, 16, 8<<20
 	case raceDetector:
 		p.nodes, p.lost, p.away, p.large = 10, 2, 2, 1<<20
 		p.wide, p.narrow = erasure.Scheme{K: 4, M: 6}, erasure.Scheme{K: 1, M: 2}
@@ -314,6 +314,31 @@ func TestNothingPassesBetweenGroups(t *testing.T) {
 			return err == nil && bytes.Equal(got, f.data)
 		})
 		w.Logf("one network again")
+	})
+}
+
+// Halves in which everybody knows more peers than a node needs find each other
+// again: the network does not stay two because each can live alone.
+func TestHalvesBecomeOneNetwork(t *testing.T) {
+	Run(t, func(t *testing.T, w *World) {
+		for range 20 {
+			w.Add()
+		}
+		all := func(peers int) func() bool {
+			return func() bool {
+				return !slices.ContainsFunc(w.Nodes, func(n *Node) bool {
+					s, err := n.Status(t.Context())
+					return err != nil || s.Peers < peers
+				})
+			}
+		}
+		w.Wait("a full mesh", patience, all(19))
+		w.Partition(w.Nodes[:10])
+		w.Sleep(w.Age() + 10*time.Minute)
+		w.Heal()
+		healed := w.Age()
+		w.Wait("one network again", 2*patience, all(15))
+		w.Logf("one network again %v after it healed", w.Age()-healed)
 	})
 }
 

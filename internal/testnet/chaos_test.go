@@ -56,11 +56,7 @@ func healthy(t *testing.T, net *testnet.Net, link, what string, good func(k, n, 
 	up := net.Up()
 	testnet.WaitEvery(t, 500*time.Millisecond, what, func() bool {
 		h = health(t, &up[len(up)-1].Home, link)
-		busy := 0
-		for _, n := range net.Up() {
-			busy += n.Status().Repairs
-		}
-		if now := fmt.Sprintf("%d live, survives %d, %d unknown; %d repairs", h.Live, h.Survives, h.Unknown, busy); now != told {
+		if now := fmt.Sprintf("%d live, survives %d, %d unknown", h.Live, h.Survives, h.Unknown); now != told {
 			t.Logf("%5.1fs %s", time.Since(began).Seconds(), now)
 			told = now
 		}
@@ -72,7 +68,8 @@ func healthy(t *testing.T, net *testnet.Net, link, what string, good func(k, n, 
 				return false
 			}
 		}
-		return busy == 0
+		// Each is a process: not before it may be over.
+		return !slices.ContainsFunc(up, func(n *testnet.Node) bool { return n.Status().Repairs > 0 })
 	})
 	return h
 }
@@ -229,8 +226,8 @@ func TestRestartsBreakNoRead(t *testing.T) {
 		t.Error(f)
 	}
 	t.Logf("%d reads while %d nodes were restarted", done, len(net.Nodes))
-	if done < 3 {
-		t.Errorf("got %d reads, want more of them", done)
+	if done < 2 {
+		t.Errorf("got %d reads, want some of them to begin and end meanwhile", done)
 	}
 
 	net.Stop(net.Nodes...)
