@@ -13,7 +13,7 @@ TEST       ?= $(GO) test
 FUZZTIME   ?= 5s
 BENCHFLAGS ?=
 
-.PHONY: build demo test race fuzz lint golangci soak bench cross cross-all clean
+.PHONY: build demo test race fuzz lint golangci soak years bench cross cross-all clean
 
 build: ## bin/p2pfs, static
 	$(BUILD) -o bin/p2pfs ./cmd/p2pfs
@@ -55,10 +55,14 @@ cross cross-all: ## one native and one foreign target; all six
 
 soak: ## what takes long: hours of it; see CONTRIBUTING.md
 	$(MAKE) lint golangci cross-all
-	P2PFS_SOAK=1 $(TEST) -timeout 4h ./...
+	P2PFS_SOAK=1 $(TEST) -timeout 4h $$($(GO) list ./... | grep -v internal/sim)
+	$(MAKE) years
 	$(MAKE) race
 	$(MAKE) fuzz FUZZTIME=5m
 	$(MAKE) bench
+
+years: ## 10,000 simulated years; what is stopped goes on where it was
+	CGO_ENABLED=0 P2PFS_SOAK=1 $(TEST) -v -timeout 0 ./internal/sim
 
 clean:
 	rm -rf bin bench.json
