@@ -174,6 +174,34 @@ func (s *server) holdsAnother(m *pack.Manifest, shard int) bool {
 	return false
 }
 
+// reserve has this peer take one shard of a pack that is handed over, though
+// two who repair it bring it different ones at a time. free ends that.
+func (s *server) reserve(q *wire.StoreRequest) (free func(), err error) {
+	if len(q.Holders) == 0 {
+		return func() {}, nil
+	}
+	id := q.Manifest.ID()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t, busy := s.taking[id]
+	if busy && t.shard != q.Shard || s.holdsAnother(q.Manifest, q.Shard) {
+		return nil, wire.ErrAnother
+	}
+	if s.taking == nil {
+		s.taking = make(map[pack.ID]taking)
+	}
+	s.taking[id] = taking{q.Shard, t.n + 1}
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if t := s.taking[id]; t.n > 1 {
+			s.taking[id] = taking{t.shard, t.n - 1}
+		} else {
+			delete(s.taking, id)
+		}
+	}, nil
+}
+
 // told has the keeper learn of a list of holders.
 func (e *engine) told(from string, p wire.PackHolders, err error) error {
 	if e.keeper != nil && (err == nil || errors.Is(err, wire.ErrDenied)) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -47,7 +48,17 @@ type server struct {
 	waiting atomic.Int32            // shards that wait for one
 	burials chan struct{}           // a slot for each look-up
 	deny    func(list []byte) error // takes a deny list
-	holds   func(p peer.ID) bool    // whether a peer takes part as a holder; nil: all do
+
+	mu     sync.Mutex
+	taking map[pack.ID]taking // packs that a shard is being handed over of; guarded by mu
+
+	holds func(p peer.ID) bool // whether a peer takes part as a holder; nil: all do
+}
+
+// taking is a shard that is being handed over.
+type taking struct {
+	shard int
+	n     int // how many bring it
 }
 
 func newServer(e *engine, deny func(list []byte) error) *server {
@@ -97,14 +108,17 @@ func (s *server) Store(ctx context.Context, from string, q *wire.StoreRequest) (
 		if _, known, err := s.store.Holders(handed.ID); err == nil && !s.handsOver(from, store.PutID{}, known) {
 			return nil, wire.Refuse(wire.Denied, "the shard is not that peer's to hand over")
 		}
-		if s.holdsAnother(q.Manifest, q.Shard) {
-			return nil, wire.ErrAnother
-		}
 	}
-	done, err := s.turn(ctx, from)
+	free, err := s.reserve(q)
 	if err != nil {
 		return nil, err
 	}
+	turn, err := s.turn(ctx, from)
+	if err != nil {
+		free()
+		return nil, err
+	}
+	done := func() { turn(); free() }
 	w, err := s.store.Begin(ctx, q.Manifest, q.Shard, putOf(from, q.Put))
 	if err != nil {
 		done()

@@ -770,3 +770,39 @@ func TestDroppedPacksAreNotAnnouncedAnyMore(t *testing.T) {
 		t.Errorf("%d keys are announced, want %d", got, none)
 	}
 }
+
+// Two peers repair a pack at a time, and bring different shards of it.
+func TestOneShardAtATimeIsHandedOver(t *testing.T) {
+	n := newMemNet(t, 157, 1, 0).nodes[0]
+	p := newParcel(t, 64<<10, erasure.Scheme{K: 2, M: 2}, 10)
+	bring := func(shard int) (wire.ShardWriter, error) {
+		list := []wire.Holder{{Peer: string(n.self), Shard: shard}, {Peer: "repairer", Shard: 0}}
+		return n.server.Store(t.Context(), "repairer", &wire.StoreRequest{Manifest: p.m, Shard: shard, Holders: list})
+	}
+	first, err := bring(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := bring(2); !errors.Is(err, wire.ErrAnother) {
+		t.Errorf("while another comes in: got %v, want %v", err, wire.ErrAnother)
+	}
+	first.Abort()
+	second, err := bring(2)
+	if err != nil {
+		t.Fatalf("after the first was given up: %v", err)
+	}
+	for row := range p.g.ShardRows(2) {
+		if err := second.Write(row, p.g.Cell(p.data, p.parity, 2, row)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := second.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := bring(1); !errors.Is(err, wire.ErrAnother) {
+		t.Errorf("when another is held: got %v, want %v", err, wire.ErrAnother)
+	}
+	if len(n.server.taking) != 0 {
+		t.Errorf("%d packs are still being taken", len(n.server.taking))
+	}
+}

@@ -160,6 +160,7 @@ func (k *Keeper) repair(ctx context.Context, id pack.ID) error {
 	case ctx.Err() != nil:
 		k.unfinish(id)
 	case errors.Is(err, errElsewhere):
+		k.unfinish(id) // the other one may meet what this one has placed, and stop as well
 		k.Log.Info("repair left to another", "pack", id, "rebuilt", len(j.placed), "why", err)
 	case errors.Is(err, ErrBadState):
 		k.Stats.RepairsFailed.Add(1)
