@@ -22,7 +22,7 @@ demo: build ## watch a file survive the loss of 12 of 20 peers
 	scripts/testnet.sh demo
 
 test: ## every test that needs no C compiler and no root
-	CGO_ENABLED=0 $(TEST) -short -timeout 10m ./...
+	CGO_ENABLED=0 $(TEST) -short -timeout 20m ./...
 
 # Networks of real processes are left out: they take four times as long, and
 # Badger's collector reads a counter beside its writer, which ends such a node.
@@ -55,7 +55,7 @@ cross cross-all: ## one native and one foreign target; all six
 
 soak: ## what takes long: hours of it; see CONTRIBUTING.md
 	$(MAKE) lint golangci cross-all
-	P2PFS_SOAK=1 $(TEST) -timeout 4h $$($(GO) list ./... | grep -v internal/sim)
+	P2PFS_SOAK=1 $(TEST) -timeout 4h $$($(GO) list ./... | grep -v internal/sim$$)
 	$(MAKE) years
 	$(MAKE) race
 	$(MAKE) fuzz FUZZTIME=5m

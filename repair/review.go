@@ -221,25 +221,35 @@ func (r *review) keep(id pack.ID, d *due) *due {
 }
 
 // sample counts as live only those shards of which a sample has been seen.
+// Seen are the sights of p: those of the holders stand in the order of its list.
 func (s *PackSummary) sample(p store.Pack, seen []Sight, self string) {
-	shown := slices.DeleteFunc(slices.Clone(seen), func(x Sight) bool {
-		return x.Peer != self && !slices.ContainsFunc(p.Holders, func(h store.Holder) bool {
-			return h.Peer == x.Peer && h.Shard == x.Shard && h.Verified != 0
-		})
-	})
+	shown := slices.Clone(seen)
+	verified := make([]int64, len(seen))
+	i := slices.IndexFunc(seen, func(x Sight) bool { return x.Peer != self })
+	doubt := false
+	for _, h := range p.Holders {
+		if h.Peer == self {
+			continue
+		}
+		if verified[i] = h.Verified; h.Verified == 0 {
+			doubt = doubt || shown[i].Presence == Present
+			shown[i].Presence = Gone
+		}
+		i++
+	}
 	oldest, live := int64(0), 0
-	for shard, at := range match(s.K+s.M, shown, Present) {
+	for _, at := range match(s.K+s.M, shown, Present) {
 		if at < 0 {
 			continue
 		}
 		live++
-		for _, h := range p.Holders {
-			if h.Peer == shown[at].Peer && h.Shard == shard && h.Peer != self && (oldest == 0 || h.Verified < oldest) {
-				oldest = h.Verified
-			}
+		if v := verified[at]; v != 0 && (oldest == 0 || v < oldest) {
+			oldest = v
 		}
 	}
-	s.Live, s.Unknown = live, s.Live-live
+	if doubt {
+		s.Live, s.Unknown = live, s.Live-live
+	}
 	if oldest != 0 {
 		s.Verified = time.UnixMilli(oldest)
 	}
