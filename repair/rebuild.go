@@ -84,15 +84,18 @@ func (k *Keeper) Repair(ctx context.Context) (did bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	delete(k.busy, id)
-	if err == nil || ctx.Err() != nil {
-		delete(k.due, id)
-	} else if d := k.due[id]; d != nil {
+	if d := k.due[id]; d != nil && ctx.Err() == nil {
+		if err == nil {
+			d.tries = 0
+		}
 		d.noPlace = errors.Is(err, errNoPlace)
 		wait := min(k.Probe*retryFirst<<min(d.tries, 16), retryMost)
 		if d.noPlace {
 			wait = min(wait, k.turn(false)) // peers may have joined
 		}
 		d.tries++
+		// After one that went well, too: the next review takes the pack off
+		// the list, unless it sees it as due still, whatever the repair saw.
 		d.next = k.Clock.Now().Add(wait)
 	}
 	k.touch()
