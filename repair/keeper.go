@@ -98,11 +98,11 @@ type Keeper struct {
 	busy    map[pack.ID]bool      // being repaired
 
 	unfinished map[pack.ID]bool // of which some missing shards have been placed, or none could be
-	summary Summary
-	scrub   pack.ID // scrubbed next
-	audited pack.ID // audited next; zero: from a random one on
-	leaving bool
-	budget  budget
+	summary    Summary
+	scrub      pack.ID // scrubbed next
+	audited    pack.ID // audited next; zero: from a random one on
+	leaving    bool
+	budget     budget
 }
 
 // watched is what is known of a co-holder.
