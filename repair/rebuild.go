@@ -57,6 +57,9 @@ func (k *Keeper) mine(d *due, now time.Time) bool {
 // Repair repairs the pack that is worst off of those whose turn it is here. It
 // tells whether there was one.
 func (k *Keeper) Repair(ctx context.Context) (did bool) {
+	if ctx.Err() != nil {
+		return false
+	}
 	now := k.Clock.Now()
 	var id pack.ID
 	var worst *due
