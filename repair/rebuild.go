@@ -92,7 +92,7 @@ func (k *Keeper) Repair(ctx context.Context) (did bool) {
 			d.tries = 0
 		}
 		d.noPlace = errors.Is(err, errNoPlace)
-		wait := min(k.Probe*retryFirst<<min(d.tries, 16), retryMost)
+		wait := k.retry(d.tries)
 		if d.noPlace {
 			wait = min(wait, k.turn(false)) // peers may have joined
 		}
@@ -103,6 +103,16 @@ func (k *Keeper) Repair(ctx context.Context) (did bool) {
 	}
 	k.touch()
 	return true
+}
+
+// retry is the pause after so many repairs of a pack that failed one after the
+// other.
+func (k *Keeper) retry(tries int) time.Duration {
+	wait := retryFirst * k.Probe
+	for ; tries > 0 && wait < retryMost; tries-- {
+		wait *= 2
+	}
+	return min(wait, max(retryMost, retryFirst*k.Probe))
 }
 
 // before says which of two packs is repaired first: the one that has fewer

@@ -20,7 +20,7 @@ func TestMain(m *testing.M) {
 
 // sizes of the runs.
 const (
-	ciSeeds    = 60
+	ciSeeds    = 200
 	ciPacks    = 6
 	soakSeeds  = 10_000
 	soakSlice  = 100
