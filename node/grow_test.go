@@ -285,13 +285,7 @@ func TestAMoveGivesWayToAPut(t *testing.T) {
 	hang := make(chan struct{})
 	begun := make(chan struct{}, 100)
 	for _, n := range g.holders() {
-		n.wrap = func(h wire.Handler) wire.Handler {
-			return liar{Handler: h, store: func() (wire.ShardWriter, error) {
-				begun <- struct{}{}
-				<-hang
-				return nil, wire.ErrBusy
-			}}
-		}
+		n.wrap = func(h wire.Handler) wire.Handler { return hanging{h, begun, hang} }
 	}
 	done := make(chan error, 1)
 	go func() {
@@ -309,15 +303,32 @@ func TestAMoveGivesWayToAPut(t *testing.T) {
 	if err := <-done; !errors.Is(err, errLeft) {
 		t.Errorf("move: got %v, want %v", err, errLeft)
 	}
-	for _, n := range g.holders() {
-		n.wrap = nil
-	}
 	close(hang)
 	<-put
 	if err != nil {
 		t.Errorf("put: %v", err)
 	}
 	g.check(t, "put")
+}
+
+// hanging takes no shard before until is closed, and is busy for those that
+// have waited.
+type hanging struct {
+	wire.Handler
+
+	begun chan<- struct{}
+	until <-chan struct{}
+}
+
+func (h hanging) Store(ctx context.Context, from string, q *wire.StoreRequest) (wire.ShardWriter, error) {
+	select {
+	case <-h.until:
+		return h.Handler.Store(ctx, from, q)
+	default:
+	}
+	h.begun <- struct{}{}
+	<-h.until
+	return nil, wire.ErrBusy
 }
 
 func TestPacksThatFailAreTriedLater(t *testing.T) {

@@ -31,6 +31,10 @@ type Node struct {
 	ended chan error
 }
 
+// Grace is how long the nodes of a world wait for one that is away: short, so
+// that half an hour shows what comes of it.
+const Grace = 2 * time.Minute
+
 // config is how the node runs on a line.
 func (n *Node) config(l *link) node.Config {
 	return node.Config{
@@ -38,6 +42,7 @@ func (n *Node) config(l *link) node.Config {
 			Listen: []string{fmt.Sprintf("/ip4/%s/udp/%d/quic-v1", ipOf(n.host), swarm.DefaultPort)},
 			NoMDNS: true, NoPort: true,
 		},
+		Grace: Grace,
 		Log:   slog.New(slog.NewTextHandler(n.w.log, nil)).With("node", n.Name),
 		Swarm: l.under,
 		Store: func(_ string, o store.Options) (_ *store.Store, err error) {
