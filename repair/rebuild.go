@@ -112,7 +112,7 @@ func (k *Keeper) retry(tries int) time.Duration {
 	for ; tries > 0 && wait < retryMost; tries-- {
 		wait *= 2
 	}
-	return min(wait, max(retryMost, retryFirst*k.Probe))
+	return min(wait, retryMost)
 }
 
 // before says which of two packs is repaired first: the one that has fewer

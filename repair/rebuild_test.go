@@ -13,7 +13,7 @@ func TestPausesOfRetriesGrowAndEnd(t *testing.T) {
 		last := time.Duration(0)
 		for tries := range 1000 {
 			d := k.retry(tries)
-			if d < last || d < retryFirst*probe || d > max(retryMost, retryFirst*probe) {
+			if d < last || d < min(retryFirst*probe, retryMost) || d > retryMost {
 				t.Fatalf("probe %v, try %d: got %v after %v", probe, tries, d, last)
 			}
 			last = d
