@@ -165,7 +165,7 @@ func Open(h Home, c Config) (*Node, error) {
 	}
 	if n.store, err = open(h.storeDir(), store.Options{
 		Capacity: c.Capacity, Log: c.Log, ProvisionalTTL: c.ProvisionalTTL,
-		SweepEvery: sweepEvery(c.ProvisionalTTL), Dropped: n.dropped.add,
+		SweepEvery: sweepEvery(c.ProvisionalTTL), Dropped: n.dropped.add, Seal: seed.Keys().Catalog,
 	}); err != nil {
 		if errors.Is(err, store.ErrLocked) {
 			return nil, fail(Failed, "another p2pfs uses it; wait for it to end, or use another --home", "home %s is in use", h.Data)

@@ -3,6 +3,8 @@ package store
 import (
 	"bytes"
 	"context"
+	"crypto/aes"
+	"crypto/cipher"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -36,6 +38,9 @@ const (
 
 	rootContext = "p2pfs 2026-11 root of a put"
 
+	// rootOverhead is what sealing adds to a root: version, nonce and tag.
+	rootOverhead = 1 + 12 + 16
+
 	maxRootName = 255
 	maxRootLink = 1 << 10
 
@@ -58,7 +63,8 @@ func RootOf(id pack.ID, off uint32) RootID {
 	return RootID(sum[:16])
 }
 
-// Root is one thing that was put.
+// Root is one thing that was put. Name and link are the owner's alone: a root is
+// sealed with [Options].Seal.
 type Root struct {
 	ID      RootID
 	Link    string // its text, 1 to 1,024 bytes
@@ -89,8 +95,7 @@ func (r *Root) check() error {
 
 // encode gives the one encoding of r, which must be valid; the ID is the key.
 func (r *Root) encode() []byte {
-	b := make([]byte, 0, 28+len(r.Name)+len(r.Link))
-	b = append(b, rootVersion)
+	b := make([]byte, 0, 27+len(r.Name)+len(r.Link))
 	b = binary.BigEndian.AppendUint64(b, uint64(r.Bytes))
 	b = binary.BigEndian.AppendUint64(b, uint64(r.Time))
 	b = binary.BigEndian.AppendUint64(b, r.Expires)
@@ -103,11 +108,6 @@ func (r *Root) encode() []byte {
 // decodeRoot reads what encode gave, and nothing else.
 func decodeRoot(id RootID, b []byte) (Root, error) {
 	r := reader{b: b}
-	if v := r.u8(); v > rootVersion {
-		return Root{}, fmt.Errorf("decode root: version %d: %w", v, ErrVersion)
-	} else if v < rootVersion {
-		r.bad = true
-	}
 	root := Root{ID: id, Bytes: int64(r.u64()), Time: int64(r.u64()), Expires: r.u64()}
 	root.Name = string(r.take(int(r.u8())))
 	if n := int(r.u16()); n > maxRootLink {
@@ -119,6 +119,38 @@ func decodeRoot(id RootID, b []byte) (Root, error) {
 		return Root{}, fmt.Errorf("decode root: %w", ErrCorrupt)
 	}
 	return root, nil
+}
+
+// rootCipher seals roots: AES-256-GCM with a random nonce, the ID beside it.
+func rootCipher(key [32]byte) (cipher.AEAD, error) {
+	block, err := aes.NewCipher(key[:])
+	if err != nil {
+		return nil, err
+	}
+	return cipher.NewGCMWithRandomNonce(block)
+}
+
+// sealRoot gives what is kept of a root, which must be valid.
+func sealRoot(aead cipher.AEAD, r *Root) []byte {
+	plain := r.encode()
+	b := make([]byte, 1, len(plain)+rootOverhead)
+	b[0] = rootVersion
+	return aead.Seal(b, nil, plain, r.ID[:])
+}
+
+// openRoot reads what sealRoot gave with the same key, and nothing else.
+func openRoot(aead cipher.AEAD, id RootID, b []byte) (Root, error) {
+	switch {
+	case len(b) == 0 || b[0] < rootVersion:
+		return Root{}, fmt.Errorf("open root: %w", ErrCorrupt)
+	case b[0] > rootVersion:
+		return Root{}, fmt.Errorf("open root: version %d: %w", b[0], ErrVersion)
+	}
+	plain, err := aead.Open(nil, nil, b[1:], id[:])
+	if err != nil {
+		return Root{}, fmt.Errorf("open root: sealed by another home, or damaged: %w", ErrCorrupt)
+	}
+	return decodeRoot(id, plain)
 }
 
 func (p *OwnedPack) check() error {
@@ -200,13 +232,13 @@ func (s *Store) own(root Root, packs []OwnedPack) error {
 		}
 	}
 	err := s.catalogue(func(txn *badger.Txn) error {
-		old, err := getRoot(txn, root.ID)
+		old, err := s.getRoot(txn, root.ID)
 		if err == nil {
 			root.Time = max(root.Time, old.Time+1) // Disown tells by it that this happened
 		} else if !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrCorrupt) {
 			return err
 		}
-		return txn.Set(rootKey(root.ID), root.encode())
+		return txn.Set(rootKey(root.ID), sealRoot(s.roots, &root))
 	})
 	if err != nil {
 		return err
@@ -262,12 +294,12 @@ func getOwned(txn *badger.Txn, id pack.ID) (OwnedPack, error) {
 	return decodeOwned(id, b)
 }
 
-func getRoot(txn *badger.Txn, id RootID) (Root, error) {
+func (s *Store) getRoot(txn *badger.Txn, id RootID) (Root, error) {
 	b, err := get(txn, rootKey(id))
 	if err != nil {
 		return Root{}, err
 	}
-	return decodeRoot(id, b)
+	return openRoot(s.roots, id, b)
 }
 
 // SetOwned keeps the newest state of a pack in the catalog. It returns
@@ -313,7 +345,7 @@ func (s *Store) disown(root Root) (gone []pack.ID, more bool, err error) {
 	// sorts what is to be written.
 	var keys [][]byte
 	err = s.view(func(txn *badger.Txn) error {
-		now, err := getRoot(txn, root.ID)
+		now, err := s.getRoot(txn, root.ID)
 		if err == nil && now.Time != root.Time {
 			return ErrOld
 		}
@@ -360,7 +392,7 @@ func (s *Store) disown(root Root) (gone []pack.ID, more bool, err error) {
 // Root gives a root of the catalog.
 func (s *Store) Root(id RootID) (root Root, err error) {
 	err = s.view(func(txn *badger.Txn) error {
-		root, err = getRoot(txn, id)
+		root, err = s.getRoot(txn, id)
 		return err
 	})
 	if err != nil {
@@ -404,7 +436,7 @@ func (s *Store) PacksOf(ctx context.Context, id RootID) iter.Seq2[pack.ID, error
 
 // Roots gives all that is in the catalog.
 func (s *Store) Roots(ctx context.Context) iter.Seq2[Root, error] {
-	return catalogOf(s, ctx, []byte{keyRoot}, func(key, val []byte) (Root, error) { return decodeRoot(RootID(key[1:]), val) })
+	return catalogOf(s, ctx, []byte{keyRoot}, func(key, val []byte) (Root, error) { return openRoot(s.roots, RootID(key[1:]), val) })
 }
 
 // Owned gives all packs of the catalog, in the order of their IDs.

@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"crypto/cipher"
 	"errors"
 	"fmt"
 	"slices"
@@ -45,9 +46,70 @@ func TestCatalogIsEncodedAsEver(t *testing.T) {
 		if _, err := enc.decode(append(bytes.Clone(enc.b), 0)); err == nil {
 			t.Errorf("%s: a byte too many was taken", name)
 		}
-		enc.b[0]++
-		_, err = enc.decode(enc.b)
-		wantErr(t, err, ErrVersion)
+	}
+	owned := goldenOwned.encode()
+	owned[0]++
+	_, err := decodeOwned(goldenOwned.ID, owned)
+	wantErr(t, err, ErrVersion)
+}
+
+// sealing gives what seals roots with a key of one repeated byte.
+func sealing(t *testing.T, fill byte) cipher.AEAD {
+	t.Helper()
+	aead, err := rootCipher([32]byte(bytes.Repeat([]byte{fill}, 32)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return aead
+}
+
+func TestRootsAreSealedAsEver(t *testing.T) {
+	aead := sealing(t, 7)
+	sealed := sealRoot(aead, &goldenRoot)
+	old := fixture(t, "root-sealed", sealed) // another nonce each time: what is pinned is that it opens
+	for _, b := range [][]byte{sealed, old} {
+		got, err := openRoot(aead, goldenRoot.ID, b)
+		if diff := cmp.Diff(goldenRoot, got); diff != "" || err != nil {
+			t.Errorf("%v (-want +got):\n%s", err, diff)
+		}
+		if bytes.Contains(b, []byte(goldenRoot.Name)) || bytes.Contains(b, []byte(goldenRoot.Link)) {
+			t.Errorf("name or link are plain in %x", b)
+		}
+		for i := range b {
+			damaged := bytes.Clone(b)
+			damaged[i] ^= 1
+			if _, err := openRoot(aead, goldenRoot.ID, damaged); err == nil {
+				t.Errorf("taken although byte %d is damaged", i)
+			}
+			if _, err := openRoot(aead, goldenRoot.ID, b[:i]); err == nil {
+				t.Errorf("the first %d bytes were taken for all", i)
+			}
+		}
+		_, err = openRoot(aead, RootID{1}, b)
+		wantErr(t, err, ErrCorrupt) // moved to another root
+		_, err = openRoot(sealing(t, 8), goldenRoot.ID, b)
+		wantErr(t, err, ErrCorrupt)
+	}
+	sealed[0]++
+	_, err := openRoot(aead, goldenRoot.ID, sealed)
+	wantErr(t, err, ErrVersion)
+}
+
+func TestAnotherHomesCatalogIsNotRead(t *testing.T) {
+	dir := t.TempDir()
+	s := openStore(t, dir, Options{Seal: [32]byte{1}})
+	root := testRoot("a")
+	if err := s.Own(root, []OwnedPack{ownedPack(1)}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = openStore(t, dir, Options{Seal: [32]byte{2}})
+	_, err := s.Root(root.ID)
+	wantErr(t, err, ErrCorrupt)
+	if roots := gather(t, s.Roots(t.Context())); len(roots) != 0 {
+		t.Errorf("got %v of another home", roots)
 	}
 }
 

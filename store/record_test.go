@@ -22,6 +22,14 @@ var update = flag.Bool("update", false, "write the golden files anew")
 // golden compares b with a file of hexadecimal digits.
 func golden(tb testing.TB, name string, b []byte) {
 	tb.Helper()
+	if want := fixture(tb, name, b); !bytes.Equal(b, want) {
+		tb.Errorf("%s: got %x, want %x", name, b, want)
+	}
+}
+
+// fixture gives the bytes kept in testdata, after -update those it is given.
+func fixture(tb testing.TB, name string, b []byte) []byte {
+	tb.Helper()
 	path := filepath.Join("testdata", name+".hex")
 	if *update {
 		var text strings.Builder
@@ -45,9 +53,7 @@ func golden(tb testing.TB, name string, b []byte) {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	if !bytes.Equal(b, want) {
-		tb.Errorf("%s: got %x, want %x", name, b, want)
-	}
+	return want
 }
 
 func hashOf(s string) pack.Hash { return digest.Of([]byte(s)) }

@@ -26,6 +26,7 @@
 package store
 
 import (
+	"crypto/cipher"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -74,6 +75,7 @@ type Options struct {
 	Memory   *Memory          // the same, but what is in it outlives Close
 	Now      func() time.Time // the clock; nil: time.Now
 	Log      *slog.Logger     // nil: no log
+	Seal     [32]byte         // the key that names and links in the catalog are sealed with
 
 	ProvisionalTTL time.Duration // how long a silent put's shards are kept; 0: 24 hours
 	SweepEvery     time.Duration // how often Run sweeps; 0: 2 minutes
@@ -114,7 +116,8 @@ type Store struct {
 	opt     Options
 	log     *slog.Logger
 	cache   *manifests
-	records *badger.DB // what may be lost: who holds packs, hints, the DHT's records
+	roots   cipher.AEAD // seals the catalog's roots
+	records *badger.DB  // what may be lost: who holds packs, hints, the DHT's records
 
 	packs      [64]sync.Mutex // a pack's record is read and written under one of them
 	reclaiming sync.Mutex     // held by who reopens the database or collects its garbage
@@ -178,6 +181,9 @@ func open(dir string, o Options) (_ *Store, err error) {
 		log:   o.Log,
 		cache: newManifests(manifestCache),
 		puts:  map[PutID]*put{},
+	}
+	if s.roots, err = rootCipher(o.Seal); err != nil {
+		return nil, err
 	}
 	s.strays.Store(true)
 	if !o.InMemory {

@@ -14,6 +14,7 @@ const (
 	convergenceContext = "p2pfs 2026-11 volume convergence secret"
 	readContext        = "p2pfs 2026-11 volume read key"
 	verifyContext      = "p2pfs 2026-11 volume verify key"
+	catalogContext     = "p2pfs 2026-11 home catalog key"
 )
 
 // Seed is what a volume is made of: 32 random bytes. Who has it has every
@@ -26,6 +27,7 @@ type Keys struct {
 	Convergence chunk.Secret       // seals its chunks, so that equal content gives equal chunks within it
 	Read        [32]byte           // opens its heads
 	Verify      [32]byte           // opens what is needed to check and repair it
+	Catalog     [32]byte           // seals, in a home, the list of what was put from there
 }
 
 // Keys derives the keys of the volume.
@@ -37,6 +39,7 @@ func (s Seed) Keys() Keys {
 		Convergence: digest.Derive(convergenceContext, s[:]),
 		Read:        read,
 		Verify:      VerifyKey(read),
+		Catalog:     digest.Derive(catalogContext, s[:]),
 	}
 }
 

@@ -216,16 +216,16 @@ func TestOnlyFilesAreUsable(t *testing.T) {
 
 func TestGoldenKeys(t *testing.T) {
 	k := Seed(sum("a seed")).Keys()
-	golden(t, "keys.hex", fmt.Sprintf("seed %x\nowner %x\npublic %x\nconvergence %x\nread %x\nverify %x\n",
-		sum("a seed"), k.Owner.Seed(), [32]byte(k.Public()), k.Convergence, k.Read, k.Verify))
+	golden(t, "keys.hex", fmt.Sprintf("seed %x\nowner %x\npublic %x\nconvergence %x\nread %x\nverify %x\ncatalog %x\n",
+		sum("a seed"), k.Owner.Seed(), [32]byte(k.Public()), k.Convergence, k.Read, k.Verify, k.Catalog))
 	if VerifyKey(k.Read) != k.Verify {
 		t.Error("the verify key does not derive from the read key")
 	}
 	all := map[[32]byte]bool{}
-	for _, b := range [][32]byte{sum("a seed"), [32]byte(k.Owner.Seed()), k.Public(), k.Convergence, k.Read, k.Verify} {
+	for _, b := range [][32]byte{sum("a seed"), [32]byte(k.Owner.Seed()), k.Public(), k.Convergence, k.Read, k.Verify, k.Catalog} {
 		all[b] = true
 	}
-	if len(all) != 6 {
+	if len(all) != 7 {
 		t.Error("two keys are the same")
 	}
 }
