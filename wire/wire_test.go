@@ -805,6 +805,9 @@ func TestLyingPeerIsNamed(t *testing.T) {
 	// reply before each.
 	apart := func(row int) []byte { return slices.Clone(p.cell(0)(row)) }
 	store := func(rw io.ReadWriter) error { _, err := Store(rw, p.request(0), apart); return err }
+	// More than a connection takes in before the reply is looked at.
+	big := newSample(t, 15, 16<<20, erasure.Scheme{K: 1})
+	storeBig := func(rw io.ReadWriter) error { _, err := Store(rw, big.request(0), big.cell(0)); return err }
 	have := func(rw io.ReadWriter) error { _, err := Have(rw, make([]pack.ID, 2)); return err }
 	manifest := func(rw io.ReadWriter) error { _, err := Manifest(rw, id); return err }
 	state := func(rw io.ReadWriter) error { _, err := GetState(rw, id); return err }
@@ -831,7 +834,7 @@ func TestLyingPeerIsNamed(t *testing.T) {
 		{"endless refusal", have, []byte{replyRefused, 0, 1, 3}, ErrProtocol},
 		{"refusal without code", have, frame(replyRefused), ErrProtocol},
 		{"refusal with code 0", have, frame(replyRefused, 0, 0), ErrProtocol},
-		{"acknowledged before sent", store, slices.Concat(frame(replyGo), frame(replyOK)), ErrProtocol},
+		{"acknowledged before sent", storeBig, slices.Concat(frame(replyGo), frame(replyOK)), ErrProtocol},
 		{"too few holdings", have, frame(replyHoldings, 0), ErrProtocol},
 		{"too many holdings", have, frame(replyHoldings, 0, 0, 0), ErrProtocol},
 		{"unknown status", have, frame(replyHoldings, 0, 9), ErrProtocol},
