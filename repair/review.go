@@ -296,7 +296,8 @@ func (r *review) spare(p store.Pack, seen []Sight, v Verdict) {
 		// Of a peer that has been gone for long nothing is to be known any
 		// more. Until then it is looked for: where the network fell in two,
 		// each half has all shards again, and nobody would ever ask across.
-		if away := k.gone(h.Peer, r.now); h.Heard == 0 || away > forgetAfter || v.Counted == n && away > forgetWhole {
+		away := k.gone(h.Peer, r.now)
+		if h.Heard == 0 && away > forgetUnheard || away > forgetAfter || v.Counted == n && away > forgetWhole {
 			r.stale = append(r.stale, p.ID)
 			return
 		}
@@ -309,6 +310,10 @@ const forgetAfter = 90 * 24 * time.Hour
 
 // forgetWhole is how long it stays on that of one that lacks none.
 const forgetWhole = 30 * 24 * time.Hour
+
+// forgetUnheard is how long one stays that was listed, by a put or a repair, and
+// has not said by itself that it holds the shard.
+const forgetUnheard = 24 * time.Hour
 
 // gone tells for how long a peer has been gone; 0: it is not.
 func (k *Keeper) gone(p string, now time.Time) time.Duration {
@@ -342,7 +347,7 @@ func (k *Keeper) prune(ids []pack.ID) error {
 			out := []store.Holder{}
 			for _, h := range p.Holders {
 				away := k.gone(h.Peer, now)
-				if h.Peer != k.Self && h.Failed == 0 && (away > forgetWhole || away > 0 && h.Heard == 0) {
+				if h.Peer != k.Self && h.Failed == 0 && (away > forgetWhole || h.Heard == 0 && away > forgetUnheard) {
 					continue
 				}
 				out = append(out, h)
