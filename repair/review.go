@@ -272,25 +272,30 @@ func (r *review) note(s PackSummary) {
 	}
 }
 
-// spare looks for what is held twice, and for entries that say nothing.
+// spare looks for what is held twice, and for entries that say nothing. Seen are
+// the sights of p: those of the holders stand in the order of its list.
 func (r *review) spare(p store.Pack, seen []Sight, v Verdict) {
 	k, n := r.k, p.Held[0].Coded+p.Held[0].M
 	own := p.Held[0]
-	if !own.Damaged && len(r.twins) < maxQueue {
+	closer := func(s Sight) bool {
+		return s.Shard == own.Shard && s.Presence == Present && k.Dir.Compare(p.ID, s.Peer, k.Self) < 0
+	}
+	if !own.Damaged && len(r.twins) < maxQueue && v.Live > 0 && slices.ContainsFunc(seen, closer) {
 		without := slices.DeleteFunc(slices.Clone(seen), func(s Sight) bool { return s.Peer == k.Self && s.Shard == own.Shard })
-		if len(without) < len(seen) && matched(match(n, without, Present)) == v.Live && v.Live > 0 {
-			for _, s := range without {
-				if s.Shard == own.Shard && s.Presence == Present && k.Dir.Compare(p.ID, s.Peer, k.Self) < 0 {
-					r.twins[p.ID] = true
-				}
-			}
+		if len(without) < len(seen) && matched(match(n, without, Present)) == v.Live {
+			r.twins[p.ID] = true
 		}
 	}
 	if v.Live < present(seen) && len(r.doubles) < maxQueue {
 		r.doubles[p.ID] = true
 	}
+	at := slices.IndexFunc(seen, func(s Sight) bool { return s.Peer != k.Self })
 	for _, h := range p.Holders {
-		if h.Peer == k.Self || h.Failed != 0 || r.live(seen, h) {
+		if h.Peer == k.Self {
+			continue
+		}
+		here := seen[at].Presence >= Absent
+		if at++; h.Failed != 0 || here {
 			continue
 		}
 		// Of a peer that has been gone for long nothing is to be known any
@@ -327,11 +332,6 @@ func (k *Keeper) gone(p string, now time.Time) time.Duration {
 		return now.Sub(w.mute)
 	}
 	return now.Sub(w.away)
-}
-
-// live tells whether an entry counts.
-func (r *review) live(seen []Sight, h store.Holder) bool {
-	return slices.ContainsFunc(seen, func(s Sight) bool { return s.Peer == h.Peer && s.Shard == h.Shard && s.Presence >= Absent })
 }
 
 // prune removes from lists of holders the entries that are gone, where their

@@ -21,7 +21,7 @@ func TestMain(m *testing.M) {
 // sizes of the runs.
 const (
 	ciSeeds    = 200
-	ciPacks    = 6
+	yearPacks  = 6
 	soakSeeds  = 10_000
 	soakSlice  = 100
 	mostSpoilt = .02 // of seeds in which the premise may fail
@@ -45,9 +45,7 @@ func pick(n, little int) int {
 func TestYearsOfChurn(t *testing.T) {
 	law := func(seed uint64) config {
 		c := stated(seed)
-		if os.Getenv("P2PFS_SOAK") == "" {
-			c.packs = ciPacks
-		}
+		c.packs = yearPacks
 		return c
 	}
 	tell := func(r *report) {
