@@ -49,20 +49,39 @@ const (
 // end, never reorder.
 type EntryKind uint8
 
-// FileEntry is an ordinary file, the one kind so far. A directory, symbolic
-// link, fifo, socket or device will be another kind, with a body of its own.
-const FileEntry EntryKind = 1
+// The kinds of entries. A socket is none: it means nothing to who was not there.
+const (
+	FileEntry    EntryKind = 1
+	DirEntry     EntryKind = 2
+	SymlinkEntry EntryKind = 3
+	FifoEntry    EntryKind = 4
+	CharEntry    EntryKind = 5 // a character device
+	BlockEntry   EntryKind = 6 // a block device
+
+	lastEntry = BlockEntry
+)
+
+// NoOwner stands for a user or group that is not known.
+const NoOwner uint32 = 1<<32 - 1
 
 // Entry is a name in a tree, with all that is known of it.
 type Entry struct {
 	Kind   EntryKind
 	Name   string // bytes, not always UTF-8; without '/' and NUL, never "." or ".."
 	Mode   uint32 // permission bits, setuid (04000), setgid (02000) and sticky (01000)
+	UID    uint32 // of the owner; NoOwner: not known
+	GID    uint32
 	MTime  time.Time
-	Size   int64 // of the content in bytes
+	Size   int64 // of the content in bytes; of a directory, of the list of what is in it
 	Xattrs []Xattr
+	Target string // of a symbolic link, 1 to MaxTarget bytes
+	Device uint64 // of a device: its number, as Linux encodes it
+	Group  uint64 // files of a tree with the same number are one file with several names; 0: it has this one only
+	Sparse bool   // a file with holes: runs of zeros take no space where it is written
+	Files  int64  // of a directory: entries below it that are no directories
+	Bytes  int64  // of a directory: content of all files below it
 
-	inline    []byte   // the content of a tiny file
+	inline    []byte   // the content of a tiny file or directory
 	depth     int      // 0: parts are chunks; d: nodes of level d-1
 	parts     []part   // the content of others
 	inventory pack.Ref // of a root entry; zero of others
