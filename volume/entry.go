@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strings"
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
@@ -15,9 +16,13 @@ import (
 )
 
 const (
-	entryMagic   = "p2pE"
-	entryVersion = 1
-	entryHeader  = 4 + 1 + 1 // magic, version, kind of entry
+	entryMagic  = "p2pE"
+	entryHeader = 4 + 1 + 1 // magic, version, kind of entry
+
+	// Two versions are written: the first where it can say all there is to
+	// say, for files put one by one, and the second for all else.
+	entryPlain = 1
+	entryFull  = 2
 
 	// MaxEntry is the length in bytes of the longest encoded entry. It fits a
 	// chunk, and what a link may point to.
@@ -32,6 +37,9 @@ const (
 	MaxName = 255
 	// MaxFile is the size of the longest file in bytes.
 	MaxFile = math.MaxInt64
+	// MaxTarget is the length of the longest target of a symbolic link in
+	// bytes, as on Linux.
+	MaxTarget = 4096
 	// MaxXattrs is how many extended attributes an entry may have, and
 	// MaxXattrBytes the bytes of all their names and values together.
 	MaxXattrs     = 1024
@@ -85,6 +93,7 @@ type Entry struct {
 	depth     int      // 0: parts are chunks; d: nodes of level d-1
 	parts     []part   // the content of others
 	inventory pack.Ref // of a root entry; zero of others
+	list      []Entry  // what inline is made of, while a tree is written
 }
 
 // Refs is how many refs stand in the entry itself: none where the content
@@ -98,9 +107,14 @@ type Xattr struct {
 	Value []byte
 }
 
-// fileBody is an entry of kind FileEntry as CBOR has it.
-type fileBody struct {
-	_         struct{} `cbor:",toarray"`
+// plainBody is an entry of version 1 as CBOR has it.
+type plainBody struct {
+	_ struct{} `cbor:",toarray"`
+	plainFields
+}
+
+// plainFields are what both versions have.
+type plainFields struct {
 	Name      []byte
 	Mode      uint32
 	Sec       int64 // of MTime, Unix time
@@ -111,6 +125,20 @@ type fileBody struct {
 	Depth     uint8
 	Parts     []byte // records as part.append gives them
 	Inventory []byte // empty, or a ref
+}
+
+// fullBody is one of version 2.
+type fullBody struct {
+	_ struct{} `cbor:",toarray"`
+	plainFields
+	UID    uint32
+	GID    uint32
+	Target []byte
+	Device uint64
+	Group  uint64
+	Sparse bool
+	Files  int64
+	Bytes  int64
 }
 
 // encMode and decMode are the one way we write and read CBOR: deterministic
@@ -139,12 +167,42 @@ func must[T any](v T, err error) T {
 	return v
 }
 
+// version is that of the encoding of e.
+func (e *Entry) version() byte {
+	if e.Kind == FileEntry && e.UID == NoOwner && e.GID == NoOwner && e.Group == 0 && !e.Sparse {
+		return entryPlain
+	}
+	return entryFull
+}
+
 // encode gives the one encoding of e, which must be valid.
 func (e *Entry) encode() ([]byte, error) {
-	if err := e.check(); err != nil {
+	b, err := e.append(nil)
+	if err == nil && len(b) > MaxEntry {
+		err = fmt.Errorf("%d bytes, at most %d are allowed", len(b), MaxEntry)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("encode entry: %w", err)
 	}
-	body := fileBody{
+	return b, nil
+}
+
+func (e *Entry) append(b []byte) ([]byte, error) {
+	if err := e.check(); err != nil {
+		return nil, err
+	}
+	enc, err := e.marshal()
+	if err != nil {
+		return nil, err
+	}
+	b = append(b, entryMagic...)
+	b = append(b, e.version(), byte(e.Kind))
+	return append(b, enc...), nil
+}
+
+// marshal gives the body of the encoding.
+func (e *Entry) marshal() ([]byte, error) {
+	body := plainFields{
 		Name:   []byte(e.Name),
 		Mode:   e.Mode,
 		Sec:    e.MTime.Unix(),
@@ -160,15 +218,13 @@ func (e *Entry) encode() ([]byte, error) {
 	if e.inventory != (pack.Ref{}) {
 		body.Inventory = e.inventory.Append(nil)
 	}
-	b, err := encMode.Marshal(&body)
-	if err != nil {
-		return nil, fmt.Errorf("encode entry: %w", err)
+	if e.version() == entryPlain {
+		return encMode.Marshal(&plainBody{plainFields: body})
 	}
-	head := append([]byte(entryMagic), entryVersion, byte(e.Kind))
-	if len(head)+len(b) > MaxEntry {
-		return nil, fmt.Errorf("encode entry: %d bytes, at most %d are allowed", len(head)+len(b), MaxEntry)
-	}
-	return append(head, b...), nil
+	return encMode.Marshal(&fullBody{
+		plainFields: body, UID: e.UID, GID: e.GID, Target: []byte(e.Target), Device: e.Device, Group: e.Group,
+		Sparse: e.Sparse, Files: e.Files, Bytes: e.Bytes,
+	})
 }
 
 // decodeEntry reads what encode gave.
@@ -184,29 +240,44 @@ func decodeEntryBody(b []byte) (*Entry, error) {
 	if len(b) > MaxEntry || len(b) < entryHeader || string(b[:4]) != entryMagic {
 		return nil, fmt.Errorf("%w: not an entry", ErrCorrupt)
 	}
-	if v := b[4]; v > entryVersion {
-		return nil, fmt.Errorf("version %d: %w", v, pack.ErrVersion)
-	} else if v != entryVersion {
-		return nil, fmt.Errorf("%w: version %d", ErrCorrupt, v)
-	}
-	switch k := EntryKind(b[5]); k {
-	case FileEntry:
-	case 0:
+	version, kind := b[4], EntryKind(b[5])
+	switch {
+	case version > entryFull:
+		return nil, fmt.Errorf("version %d: %w", version, pack.ErrVersion)
+	case version == 0:
+		return nil, fmt.Errorf("%w: no version", ErrCorrupt)
+	case kind == 0:
 		return nil, fmt.Errorf("%w: no kind", ErrCorrupt)
-	default:
-		return nil, fmt.Errorf("neither file nor anything else that is known (kind %d): %w", k, pack.ErrVersion)
+	case kind > lastEntry:
+		return nil, fmt.Errorf("neither file nor anything else that is known (kind %d): %w", kind, pack.ErrVersion)
 	}
-	var body fileBody
-	if err := decMode.Unmarshal(b[entryHeader:], &body); err != nil {
+	body := fullBody{UID: NoOwner, GID: NoOwner}
+	var err error
+	if version == entryPlain {
+		var plain plainBody
+		err = decMode.Unmarshal(b[entryHeader:], &plain)
+		body.plainFields = plain.plainFields
+	} else {
+		err = decMode.Unmarshal(b[entryHeader:], &body)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
 	e := &Entry{
-		Kind:   FileEntry,
+		Kind:   kind,
 		Name:   string(body.Name),
 		Mode:   body.Mode,
+		UID:    body.UID,
+		GID:    body.GID,
 		MTime:  time.Unix(body.Sec, int64(body.Nsec)),
 		Size:   body.Size,
 		Xattrs: body.Xattrs,
+		Target: string(body.Target),
+		Device: body.Device,
+		Group:  body.Group,
+		Sparse: body.Sparse,
+		Files:  body.Files,
+		Bytes:  body.Bytes,
 		inline: body.Inline,
 		depth:  int(body.Depth),
 	}
@@ -216,7 +287,6 @@ func decodeEntryBody(b []byte) (*Entry, error) {
 	if e.depth > maxDepth {
 		return nil, fmt.Errorf("%w: refs nested %d deep", ErrCorrupt, e.depth)
 	}
-	var err error
 	if e.parts, err = readParts(body.Parts, e.depth, maxEntryRefs); err != nil {
 		return nil, err
 	}
@@ -225,10 +295,7 @@ func decodeEntryBody(b []byte) (*Entry, error) {
 			return nil, err
 		}
 	}
-	if err := e.check(); err != nil {
-		return nil, err
-	}
-	again, err := e.encode()
+	again, err := e.append(make([]byte, 0, len(b)))
 	if err != nil {
 		return nil, err
 	}
@@ -240,7 +307,7 @@ func decodeEntryBody(b []byte) (*Entry, error) {
 
 // check refuses an entry that cannot be.
 func (e *Entry) check() error {
-	if e.Kind != FileEntry {
+	if e.Kind < FileEntry || e.Kind > lastEntry {
 		return fmt.Errorf("%w: an entry of kind %d", ErrCorrupt, e.Kind)
 	}
 	if err := CheckName(e.Name); err != nil {
@@ -248,9 +315,6 @@ func (e *Entry) check() error {
 	}
 	if e.Mode&^modeMask != 0 {
 		return fmt.Errorf("%w: mode %#o", ErrCorrupt, e.Mode)
-	}
-	if e.Size < 0 {
-		return fmt.Errorf("%w: a size of %d", ErrCorrupt, e.Size)
 	}
 	total := 0
 	for i, x := range e.Xattrs {
@@ -261,6 +325,41 @@ func (e *Entry) check() error {
 	}
 	if len(e.Xattrs) > MaxXattrs || total > MaxXattrBytes {
 		return fmt.Errorf("%w: %d extended attributes with %d bytes", ErrCorrupt, len(e.Xattrs), total)
+	}
+	if err := e.checkKind(); err != nil {
+		return err
+	}
+	return e.checkContent()
+}
+
+// checkKind refuses what an entry of its kind does not have.
+func (e *Entry) checkKind() error {
+	bad := ""
+	link, device := e.Kind == SymlinkEntry, e.Kind == CharEntry || e.Kind == BlockEntry
+	switch {
+	case (len(e.Target) > 0) != link || len(e.Target) > MaxTarget || strings.IndexByte(e.Target, 0) >= 0:
+		bad = "target"
+	case e.Device != 0 && !device:
+		bad = "device number"
+	case e.Sparse && e.Kind != FileEntry:
+		bad = "holes"
+	case e.Group != 0 && e.Kind == DirEntry:
+		bad = "second name"
+	case e.Files < 0 || e.Bytes < 0 || (e.Files != 0 || e.Bytes != 0) && e.Kind != DirEntry:
+		bad = "count"
+	case e.Size != 0 && e.Kind != DirEntry && e.Kind != FileEntry:
+		bad = "size"
+	}
+	if bad != "" {
+		return fmt.Errorf("%w: an entry of kind %d with a %s that cannot be", ErrCorrupt, e.Kind, bad)
+	}
+	return nil
+}
+
+// checkContent refuses content that is not of the entry's size.
+func (e *Entry) checkContent() error {
+	if e.Size < 0 {
+		return fmt.Errorf("%w: a size of %d", ErrCorrupt, e.Size)
 	}
 	if len(e.parts) == 0 {
 		if len(e.inline) > MaxInline || int64(len(e.inline)) != e.Size || e.depth != 0 {

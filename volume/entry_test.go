@@ -23,18 +23,18 @@ func entries() map[string]*Entry {
 	leaf := part{Ref: testRef("one", 0, 1000, 5000), under: 5000}
 	node := part{Ref: testRef("two", 7, 900, 170), under: 1 << 40}
 	return map[string]*Entry{
-		"empty": {Kind: FileEntry, Name: "empty", Mode: 0o644, MTime: time.Unix(1_700_000_000, 123_456_789)},
+		"empty": {Kind: FileEntry, UID: NoOwner, GID: NoOwner, Name: "empty", Mode: 0o644, MTime: time.Unix(1_700_000_000, 123_456_789)},
 		"inline": {
-			Kind: FileEntry, Name: "a \xff name\n", Mode: 0o4755, MTime: time.Unix(-1, 0), Size: 5, inline: []byte("hello"),
+			Kind: FileEntry, UID: NoOwner, GID: NoOwner, Name: "a \xff name\n", Mode: 0o4755, MTime: time.Unix(-1, 0), Size: 5, inline: []byte("hello"),
 			Xattrs:    []Xattr{{Name: []byte("user.a"), Value: []byte("1")}, {Name: []byte("user.b"), Value: []byte{}}},
 			inventory: testRef("inventory", 0, 100, 10),
 		},
 		"refs": {
-			Kind: FileEntry, Name: strings.Repeat("n", MaxName), Mode: 0, MTime: time.Unix(math.MaxInt64, 0), Size: 10_000,
+			Kind: FileEntry, UID: NoOwner, GID: NoOwner, Name: strings.Repeat("n", MaxName), Mode: 0, MTime: time.Unix(math.MaxInt64, 0), Size: 10_000,
 			parts: []part{leaf, leaf}, inventory: pack.Ref{Off: 5, Len: 100, Size: 10},
 		},
 		"nodes": {
-			Kind: FileEntry, Name: "large", Mode: 0o600, MTime: time.Unix(1, 1), Size: 2 << 40,
+			Kind: FileEntry, UID: NoOwner, GID: NoOwner, Name: "large", Mode: 0o600, MTime: time.Unix(1, 1), Size: 2 << 40,
 			depth: 2, parts: []part{node, node}, inventory: testRef("inventory", 0, 100, 10),
 		},
 	}
@@ -91,7 +91,7 @@ func TestEntryThatCannotBeIsRefused(t *testing.T) {
 		of     string
 		change func(e *Entry)
 	}{
-		"kind":                 {"empty", func(e *Entry) { e.Kind = 2 }},
+		"kind":                 {"empty", func(e *Entry) { e.Kind = lastEntry + 1 }},
 		"no name":              {"empty", func(e *Entry) { e.Name = "" }},
 		"dot":                  {"empty", func(e *Entry) { e.Name = "." }},
 		"dot dot":              {"empty", func(e *Entry) { e.Name = ".." }},
@@ -137,21 +137,11 @@ func TestEntryThatCannotBeIsRefused(t *testing.T) {
 
 // encodeUnchecked encodes what encode may refuse.
 func encodeUnchecked(e *Entry) []byte {
-	body := fileBody{
-		Name: []byte(e.Name), Mode: e.Mode, Sec: e.MTime.Unix(), Nsec: uint32(e.MTime.Nanosecond()), Size: e.Size,
-		Xattrs: e.Xattrs, Inline: e.inline, Depth: uint8(e.depth),
-	}
-	for _, p := range e.parts {
-		body.Parts = p.append(body.Parts, e.depth)
-	}
-	if e.inventory != (pack.Ref{}) {
-		body.Inventory = e.inventory.Append(nil)
-	}
-	b, err := encMode.Marshal(&body)
+	b, err := e.marshal()
 	if err != nil {
 		panic(err)
 	}
-	return append([]byte(entryMagic+"\x01"+string(rune(e.Kind))), b...)
+	return append([]byte{'p', '2', 'p', 'E', e.version(), byte(e.Kind)}, b...)
 }
 
 func TestEntryIsCanonical(t *testing.T) {
@@ -195,9 +185,11 @@ func TestEntryIsCanonical(t *testing.T) {
 	}
 	b, _ := hex.DecodeString(good)
 	for first, want := range map[string]error{
-		entryMagic + "\x02\x01": pack.ErrVersion,
+		entryMagic + "\x03\x01": pack.ErrVersion,
+		entryMagic + "\x02\x01": ErrCorrupt,
 		entryMagic + "\x00\x01": ErrCorrupt,
-		entryMagic + "\x01\x02": pack.ErrVersion,
+		entryMagic + "\x01\x02": ErrCorrupt, // no directory
+		entryMagic + "\x01\x07": pack.ErrVersion,
 		entryMagic + "\x01\x00": ErrCorrupt,
 		"p2pX\x01\x01":          ErrCorrupt,
 		"":                      ErrCorrupt,

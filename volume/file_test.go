@@ -521,12 +521,12 @@ func TestLongListsOfRefsNest(t *testing.T) {
 			w := newWriter(p, &testKeys, testInfo(-1), Options{PackBytes: smallest})
 			w.limit = 300 << 10 // so that metadata needs many packs
 			w.nodeRefs, w.entryRefs = 4, 3
-			w.entry = Entry{Kind: FileEntry, Name: "a file"}
+			w.entry = Entry{Kind: FileEntry, UID: NoOwner, GID: NoOwner, Name: "a file"}
 			var want []pack.Ref
 			for i := range count {
 				r := testRef(fmt.Sprint(i), uint32(i), 1000, 5000)
 				want = append(want, r)
-				if err := w.push(t.Context(), 0, part{Ref: r, under: r.Size}); err != nil {
+				if err := w.push(t.Context(), &w.levels, 0, part{Ref: r, under: r.Size}); err != nil {
 					t.Fatal(err)
 				}
 				if i%7 == 0 && w.meta.id != nil {
@@ -536,7 +536,8 @@ func TestLongListsOfRefsNest(t *testing.T) {
 				}
 			}
 			w.entry.Size = int64(count) * 5000
-			if err := w.collapse(t.Context()); err != nil {
+			var err error
+			if w.entry.depth, w.entry.parts, err = w.collapse(t.Context(), &w.levels); err != nil {
 				t.Fatal(err)
 			}
 			if err := w.finishRoot(t.Context()); err != nil {
@@ -573,7 +574,7 @@ func TestLongInventoriesNest(t *testing.T) {
 	for _, count := range []int{0, 1, pack.MaxInventoryIDs, pack.MaxInventoryIDs + 1, 5 * pack.MaxInventoryIDs} {
 		p := newPacks()
 		w := newWriter(p, &testKeys, testInfo(-1), Options{})
-		w.entry = Entry{Kind: FileEntry, Name: "a file"}
+		w.entry = Entry{Kind: FileEntry, UID: NoOwner, GID: NoOwner, Name: "a file"}
 		for i := range count {
 			w.packs = append(w.packs, sum(fmt.Sprint(i)))
 		}
@@ -592,7 +593,7 @@ func TestLongInventoriesNest(t *testing.T) {
 		}
 	}
 	w := newWriter(newPacks(), &testKeys, testInfo(-1), Options{PackBytes: smallest})
-	w.entry = Entry{Kind: FileEntry, Name: "a file"}
+	w.entry = Entry{Kind: FileEntry, UID: NoOwner, GID: NoOwner, Name: "a file"}
 	w.packs = make([]pack.ID, smallest/32)
 	if err := w.finishRoot(t.Context()); !errors.Is(err, ErrTooLarge) {
 		t.Errorf("more than a pack holds: got %v, want %v", err, ErrTooLarge)
@@ -625,7 +626,7 @@ func (h *hostile) open(e *Entry) (*File, error) {
 
 func TestHostileEntriesAreToldAsCorrupt(t *testing.T) {
 	entry := func(size int64, depth int, parts ...part) *Entry {
-		return &Entry{Kind: FileEntry, Name: "a file", Size: size, depth: depth, parts: parts}
+		return &Entry{Kind: FileEntry, UID: NoOwner, GID: NoOwner, Name: "a file", Size: size, depth: depth, parts: parts}
 	}
 	leaf := func(r pack.Ref) part { return part{Ref: r, under: r.Size} }
 	data := content(100_000, 0, 12)
@@ -750,7 +751,7 @@ func TestManyTinyChunksAreFetchedInBoundedGroups(t *testing.T) {
 	}
 	n := node{parts: parts}
 	r := h.chunk(n.encode())
-	f, err := h.open(&Entry{Kind: FileEntry, Name: "a file", Size: int64(len(want)), depth: 1, parts: []part{{Ref: r, under: uint64(len(want))}}})
+	f, err := h.open(&Entry{Kind: FileEntry, UID: NoOwner, GID: NoOwner, Name: "a file", Size: int64(len(want)), depth: 1, parts: []part{{Ref: r, under: uint64(len(want))}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -764,9 +765,9 @@ func TestManyTinyChunksAreFetchedInBoundedGroups(t *testing.T) {
 		t.Fatal(err)
 	}
 	same(t, "ReadAt", got, want)
-	for g, err := range f.groups(t.Context(), 0, int64(len(want))) {
-		if err != nil || len(g.pieces) > maxPieces {
-			t.Errorf("got %d pieces, %v", len(g.pieces), err)
+	for g, err := range groups(f.steps(t.Context(), 0, int64(len(want)))) {
+		if err != nil || len(g.steps) > maxPieces {
+			t.Errorf("got %d pieces, %v", len(g.steps), err)
 		}
 	}
 	h.allClosed(t)

@@ -210,13 +210,23 @@ func VerifyLink(network pack.Network, inventory pack.Ref) Link {
 	return Link{Kind: KindVerify, Network: network.Short8(), Root: inventory}
 }
 
-// Usable tells, in words for the user, why this version can do nothing with
-// a link of that kind, or nil.
+// TreeLink gives the link to a tree whose root's entry is at root.
+func TreeLink(network pack.Network, root pack.Ref) Link {
+	return Link{Kind: KindTree, Network: network.Short8(), Root: root}
+}
+
+// Usable tells, in words for the user, why this version can read nothing
+// through a link of that kind, or nil.
 func (l Link) Usable() error {
-	if l.Kind != KindFile {
-		return fmt.Errorf("a link to %s: this version opens links to files only: %w", l.Kind, ErrKind)
+	if l.Kind != KindFile && l.Kind != KindTree {
+		return fmt.Errorf("a link to %s: this version opens links to files and trees only: %w", l.Kind, ErrKind)
 	}
 	return nil
+}
+
+// not says that a link is not of the kind that is wanted.
+func (l Link) not(want Kind) error {
+	return fmt.Errorf("a link to %s, not to %s: %w", l.Kind, want, ErrKind)
 }
 
 // In tells whether the link belongs to that network, or what it does not.

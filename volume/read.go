@@ -29,11 +29,11 @@ const (
 	keptNodes = 4
 )
 
-// File is a file that can be read. Its methods may be called by several
-// goroutines.
+// File is a file, or another entry of a tree, that can be read. Its methods may
+// be called by several goroutines.
 type File struct {
 	src   Source
-	root  pack.Ref
+	root  pack.Ref // the chunk that the entry stands in
 	entry Entry
 
 	mu    sync.Mutex
@@ -55,6 +55,15 @@ type openChunk struct {
 
 // OpenFile reads the entry of the file behind a link of kind [KindFile].
 func OpenFile(ctx context.Context, src Source, link Link) (*File, error) {
+	if link.Kind != KindFile {
+		return nil, link.not(KindFile)
+	}
+	return OpenRoot(ctx, src, link)
+}
+
+// OpenRoot reads the entry behind a link of kind [KindFile] or [KindTree]: of a
+// file or of a directory.
+func OpenRoot(ctx context.Context, src Source, link Link) (*File, error) {
 	if err := link.Usable(); err != nil {
 		return nil, err
 	}
@@ -65,6 +74,13 @@ func OpenFile(ctx context.Context, src Source, link Link) (*File, error) {
 	e, err := decodeEntry(plain)
 	if err == nil {
 		err = e.resolve(link.Root)
+	}
+	want := FileEntry
+	if link.Kind == KindTree {
+		want = DirEntry
+	}
+	if err == nil && e.Kind != want {
+		err = fmt.Errorf("%w: the link to %s leads to something else", ErrCorrupt, link.Kind)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read entry: %w", err)
@@ -345,57 +361,94 @@ func (f *File) whole(ctx context.Context, ref pack.Ref, rng Range) ([]byte, erro
 	return plain, nil
 }
 
-// group is pieces that are fetched at one go.
+// step is what comes next when something is written out: a piece to fetch, bytes
+// that are there already, or a file that begins.
+type step struct {
+	piece
+	fetch bool   // the piece
+	plain []byte // else: bytes
+	file  *File  // or: a file
+	path  string // of the file, in its tree
+}
+
+// group is steps whose pieces are fetched at one go.
 type group struct {
 	id       pack.ID
 	off, end int // bytes of the pack
-	pieces   []piece
+	steps    []step
+	fetched  int // pieces among them
 	rng      Range
 	left     atomic.Int32 // pieces not opened yet
 	close    func()       // closes rng and lets another group be fetched, once
 }
 
-// fits reports whether the piece p can be fetched along with g.
-func (g *group) fits(p piece) bool {
-	off, _ := p.extent()
-	return p.ref.Pack == g.id && off >= g.end && off-g.end <= maxGap && len(g.pieces) < maxPieces
-}
-
-func (g *group) add(p piece) {
-	off, n := p.extent()
-	if len(g.pieces) == 0 {
-		g.id, g.off = p.ref.Pack, off
+// fits reports whether s can go along with g.
+func (g *group) fits(s step) bool {
+	if len(g.steps) >= maxPieces {
+		return false
 	}
-	g.end = off + n
-	g.pieces = append(g.pieces, p)
+	if !s.fetch || g.fetched == 0 {
+		return true
+	}
+	off, _ := s.extent()
+	return s.ref.Pack == g.id && off >= g.end && off-g.end <= maxGap
 }
 
-// groups gives the pieces of the bytes [off, end) in groups.
-func (f *File) groups(ctx context.Context, off, end int64) iter.Seq2[*group, error] {
+func (g *group) add(s step) {
+	if s.fetch {
+		off, n := s.extent()
+		if g.fetched == 0 {
+			g.id, g.off = s.ref.Pack, off
+		}
+		g.end = off + n
+		g.fetched++
+	}
+	g.steps = append(g.steps, s)
+}
+
+// groups gives steps in groups.
+func groups(steps iter.Seq2[step, error]) iter.Seq2[*group, error] {
 	return func(yield func(*group, error) bool) {
 		g := new(group)
-		for p, err := range f.pieces(ctx, off, end) {
+		for s, err := range steps {
 			if err != nil {
 				yield(nil, err)
 				return
 			}
-			if len(g.pieces) > 0 && !g.fits(p) {
+			if len(g.steps) > 0 && !g.fits(s) {
 				if !yield(g, nil) {
 					return
 				}
 				g = new(group)
 			}
-			g.add(p)
+			g.add(s)
 		}
-		if len(g.pieces) > 0 {
+		if len(g.steps) > 0 {
 			yield(g, nil)
 		}
 	}
 }
 
-// opening is a piece on its way through WriteTo.
+// steps gives the steps of the bytes [off, end).
+func (f *File) steps(ctx context.Context, off, end int64) iter.Seq2[step, error] {
+	return func(yield func(step, error) bool) {
+		if len(f.entry.parts) == 0 {
+			if off < end {
+				yield(step{plain: f.entry.inline[off:end]}, nil)
+			}
+			return
+		}
+		for p, err := range f.pieces(ctx, off, end) {
+			if !yield(step{piece: p, fetch: err == nil}, err) {
+				return
+			}
+		}
+	}
+}
+
+// opening is a step on its way to be written.
 type opening struct {
-	piece
+	step
 	group *group
 	buf   []byte
 	done  chan struct{} // has one element when buf is set
@@ -417,14 +470,23 @@ func (f *File) WriteTo(ctx context.Context, w io.Writer, off, n int64, ahead int
 		k, err := w.Write(f.entry.inline[off:end])
 		return int64(k), err
 	}
-	done, err := f.copyTo(ctx, w, off, end, max(ahead, 0))
+	done := int64(0)
+	err := emit(ctx, f.src, f.steps(ctx, off, end), max(ahead, 0), func(_ step, b []byte) error {
+		k, err := w.Write(b)
+		done += int64(k)
+		return err
+	})
 	if err != nil {
 		return done, fmt.Errorf("read %q: %w", f.entry.Name, err)
 	}
 	return done, nil
 }
 
-func (f *File) copyTo(ctx context.Context, w io.Writer, off, end int64, ahead int) (done int64, err error) {
+// emit gives out one step after the other, with the bytes that are of it. It
+// fetches up to ahead groups beyond the one that it is giving out, and opens
+// chunks in parallel. Steps are made in a goroutine of their own, up to some
+// thousand before they are given out.
+func emit(ctx context.Context, src Source, steps iter.Seq2[step, error], ahead int, out func(s step, b []byte) error) error {
 	eg, ctx := errgroup.WithContext(ctx)
 	slots := make(chan struct{}, 1+ahead) // has an element for each group being fetched
 	free := make(chan *opening, lookAhead)
@@ -439,7 +501,7 @@ func (f *File) copyTo(ctx context.Context, w io.Writer, off, end int64, ahead in
 	var fetching []*group // may not be closed yet
 	eg.Go(func() error {  // begins to fetch
 		defer close(fetched)
-		for g, err := range f.groups(ctx, off, end) {
+		for g, err := range groups(steps) {
 			if err != nil {
 				return err
 			}
@@ -448,14 +510,18 @@ func (f *File) copyTo(ctx context.Context, w io.Writer, off, end int64, ahead in
 			case <-ctx.Done():
 				return context.Cause(ctx)
 			}
-			if g.rng, err = f.src.Open(ctx, g.id, g.off, g.end-g.off); err != nil {
-				return err
+			if g.fetched > 0 {
+				if g.rng, err = src.Open(ctx, g.id, g.off, g.end-g.off); err != nil {
+					return err
+				}
 			}
 			g.close = sync.OnceFunc(func() {
-				g.rng.Close()
+				if g.rng != nil {
+					g.rng.Close()
+				}
 				<-slots
 			})
-			g.left.Store(int32(len(g.pieces)))
+			g.left.Store(int32(g.fetched))
 			fetching = append(slices.DeleteFunc(fetching, func(g *group) bool { return g.left.Load() == 0 }), g)
 			fetched <- g
 		}
@@ -465,15 +531,22 @@ func (f *File) copyTo(ctx context.Context, w io.Writer, off, end int64, ahead in
 		defer close(todo)
 		defer close(order)
 		for g := range fetched {
-			for _, p := range g.pieces {
+			for _, s := range g.steps {
 				select {
 				case o := <-free:
-					o.piece, o.group = p, g
-					todo <- o
+					o.step, o.group = s, g
+					if s.fetch {
+						todo <- o
+					} else {
+						o.done <- struct{}{}
+					}
 					order <- o
 				case <-ctx.Done():
 					return context.Cause(ctx)
 				}
+			}
+			if g.fetched == 0 {
+				g.close()
 			}
 		}
 		return nil
@@ -500,18 +573,20 @@ func (f *File) copyTo(ctx context.Context, w io.Writer, off, end int64, ahead in
 			case <-ctx.Done():
 				return context.Cause(ctx)
 			}
-			k, err := w.Write(o.buf)
-			done += int64(k)
-			if err != nil {
+			b := o.plain
+			if o.fetch {
+				b = o.buf
+			}
+			if err := out(o.step, b); err != nil {
 				return err
 			}
 			free <- o
 		}
 		return nil
 	})
-	err = eg.Wait()
+	err := eg.Wait()
 	for _, g := range fetching {
 		g.close()
 	}
-	return done, err
+	return err
 }

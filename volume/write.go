@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -101,7 +102,7 @@ func WriteFile(ctx context.Context, sink Sink, keys *Keys, info Info, r io.Reade
 	return w.root, w.entry, w.packs, nil
 }
 
-// writer is one WriteFile.
+// writer is one WriteFile or WriteTree.
 type writer struct {
 	sink  Sink
 	keys  *Keys
@@ -111,17 +112,48 @@ type writer struct {
 
 	nodeRefs, entryRefs int // maxNodeRefs, maxEntryRefs; fewer in tests
 
-	size    int64 // content so far
-	inline  []byte
-	data    builder
-	pending []place              // content whose refs are not in levels yet, in order
-	known   map[chunk.Key]place  // chunks of this file
-	levels  [maxDepth + 1][]part // refs not in nodes yet, by level; zero packs stand for meta's
-	meta    builder
-	packs   []pack.ID // finished, in order
+	data  builder
+	known map[chunk.Key]place // chunks of this file or tree
+	meta  builder
+	packs []pack.ID // finished, in order
+	done  int64     // bytes of content so far
+
+	small    sealing // the buffers of readSmall
+	*reading         // under way
+	dirs     []*dir  // of a tree: those that are open, the root first
+	waits    int     // entries in their queues
 
 	root  pack.Ref
 	entry Entry
+}
+
+// reading is what is known of the content of one file until it stands in the
+// file's entry.
+type reading struct {
+	size      int64 // so far
+	maxInline int
+	inline    []byte
+	pending   []place // whose refs are not in levels yet, in order
+	levels    levels
+}
+
+// levels are refs that are not in nodes yet, by level; zero packs stand for
+// that of the metadata pack being filled.
+type levels [maxDepth + 1][]part
+
+// named gives refs to the metadata pack that has just been finished its ID.
+func (l *levels) named(id pack.ID) {
+	for _, parts := range l {
+		nameParts(parts, id)
+	}
+}
+
+func nameParts(parts []part, id pack.ID) {
+	for i := range parts {
+		if parts[i].Pack.IsZero() {
+			parts[i].Pack = id
+		}
+	}
 }
 
 // place is where a chunk is; the pack of ref is not set, for it may not be
@@ -144,7 +176,7 @@ func newWriter(sink Sink, keys *Keys, info Info, opt Options) *writer {
 	w := &writer{
 		sink: sink, keys: keys, opt: opt, limit: opt.PackBytes,
 		nodeRefs: maxNodeRefs, entryRefs: maxEntryRefs,
-		known: make(map[chunk.Key]place),
+		known: make(map[chunk.Key]place), reading: &reading{maxInline: MaxInline},
 	}
 	if w.limit <= 0 || w.limit > pack.MaxLen {
 		w.limit = pack.MaxLen
@@ -174,21 +206,17 @@ func (w *writer) close() {
 }
 
 func (w *writer) file(ctx context.Context, info Info, r io.Reader) error {
-	w.entry = Entry{Kind: FileEntry, Name: info.Name, Mode: info.Mode, MTime: info.MTime}
+	w.entry = Entry{Kind: FileEntry, Name: info.Name, Mode: info.Mode, UID: NoOwner, GID: NoOwner, MTime: info.MTime}
 	if err := w.entry.check(); err != nil { // before much is stored for nothing
 		return err
 	}
-	if err := w.content(ctx, info.Size, r); err != nil {
+	if err := w.read(ctx, info.Size, r); err != nil {
 		return err
-	}
-	if info.Size >= 0 && w.size != info.Size {
-		return fmt.Errorf("%w: it has %d bytes, %d were expected", ErrChanged, w.size, info.Size)
 	}
 	if err := w.finishData(ctx); err != nil {
 		return err
 	}
-	w.entry.Size, w.entry.inline = w.size, w.inline
-	if err := w.collapse(ctx); err != nil {
+	if err := w.settle(ctx, w.reading, &w.entry); err != nil {
 		return err
 	}
 	if err := w.finishRoot(ctx); err != nil {
@@ -197,7 +225,18 @@ func (w *writer) file(ctx context.Context, info Info, r io.Reader) error {
 	return w.sink.Wait(ctx)
 }
 
-// sealing is a chunk on its way through content.
+// settle makes what was read of a file its entry's, all of whose packs are
+// finished.
+func (w *writer) settle(ctx context.Context, c *reading, e *Entry) (err error) {
+	if err := w.pushPending(ctx, c); err != nil {
+		return err
+	}
+	e.Size, e.inline = c.size, c.inline
+	e.depth, e.parts, err = w.collapse(ctx, &c.levels)
+	return err
+}
+
+// sealing is a chunk on its way through read.
 type sealing struct {
 	plain, sealed []byte
 	key           chunk.Key
@@ -206,10 +245,51 @@ type sealing struct {
 
 var splitters = sync.Pool{New: func() any { return chunk.NewSplitter(strings.NewReader("")) }}
 
-// content reads all of r: one goroutine cuts, some seal, and one puts the
+// read reads all of r, which must give size bytes, unless that is negative.
+func (w *writer) read(ctx context.Context, size int64, r io.Reader) error {
+	var err error
+	if size < 0 || size >= chunk.MinSize {
+		err = w.readLarge(ctx, size, r)
+	} else {
+		err = w.readSmall(ctx, int(size), r)
+	}
+	if err == nil && size >= 0 && w.size != size {
+		return fmt.Errorf("%w: it has %d bytes, %d were expected", ErrChanged, w.size, size)
+	}
+	return err
+}
+
+// readSmall reads what is one chunk.
+func (w *writer) readSmall(ctx context.Context, size int, r io.Reader) error {
+	if w.small.plain == nil {
+		w.small.plain = make([]byte, chunk.MinSize)
+	}
+	n, err := io.ReadFull(r, w.small.plain[:size+1])
+	if err != io.EOF && err != io.ErrUnexpectedEOF {
+		if err != nil {
+			return err
+		}
+		return errMore(size)
+	}
+	if n == 0 {
+		return nil
+	}
+	s := sealing{plain: w.small.plain[:n]}
+	if n > w.maxInline {
+		s.sealed, s.key = chunk.Seal(w.small.sealed[:0], &w.keys.Convergence, s.plain)
+		w.small.sealed = s.sealed
+	}
+	return w.add(ctx, &s)
+}
+
+func errMore[N int | int64](size N) error {
+	return fmt.Errorf("%w: it has more than the %d bytes that were expected", ErrChanged, size)
+}
+
+// readLarge reads all of r: one goroutine cuts, some seal, and one puts the
 // chunks into packs in their order. It stops where r gives more than size
 // bytes, unless that is negative.
-func (w *writer) content(ctx context.Context, size int64, r io.Reader) error {
+func (w *writer) readLarge(ctx context.Context, size int64, r io.Reader) error {
 	g, ctx := errgroup.WithContext(ctx)
 	free := make(chan *sealing, lookAhead)
 	for range lookAhead {
@@ -236,7 +316,7 @@ func (w *writer) content(ctx context.Context, size int64, r io.Reader) error {
 				return err
 			}
 			if total += int64(len(plain)); size >= 0 && total > size {
-				return fmt.Errorf("%w: it has more than the %d bytes that were expected", ErrChanged, size)
+				return errMore(size)
 			}
 			select {
 			case s := <-free:
@@ -277,10 +357,11 @@ func (w *writer) add(ctx context.Context, s *sealing) error {
 	}
 	first := w.size == 0
 	w.size += int64(len(s.plain))
+	w.done += int64(len(s.plain))
 	if w.opt.Progress != nil {
-		defer func() { w.opt.Progress(w.size) }()
+		defer func() { w.opt.Progress(w.done) }()
 	}
-	if first && len(s.plain) <= MaxInline { // shorter than chunk.MinSize: nothing follows
+	if first && len(s.plain) <= w.maxInline { // shorter than chunk.MinSize: nothing follows
 		w.inline = append([]byte(nil), s.plain...)
 		return nil
 	}
@@ -350,32 +431,38 @@ func (w *writer) finishData(ctx context.Context) error {
 			return err
 		}
 	}
-	for _, p := range w.pending {
+	return w.pushPending(ctx, w.reading)
+}
+
+// pushPending takes the refs of content whose packs are all finished into its
+// levels.
+func (w *writer) pushPending(ctx context.Context, c *reading) error {
+	for _, p := range c.pending {
 		p.ref.Pack = *p.pack
-		if err := w.push(ctx, 0, part{Ref: p.ref, under: p.ref.Size}); err != nil {
+		if err := w.push(ctx, &c.levels, 0, part{Ref: p.ref, under: p.ref.Size}); err != nil {
 			return err
 		}
 	}
-	w.pending = w.pending[:0]
+	c.pending = c.pending[:0]
 	return nil
 }
 
 // push adds a part to its level, and as soon as the level fills a node, that
 // to the level above.
-func (w *writer) push(ctx context.Context, level int, p part) error {
-	w.levels[level] = append(w.levels[level], p)
-	if len(w.levels[level]) < w.nodeRefs {
+func (w *writer) push(ctx context.Context, l *levels, level int, p part) error {
+	l[level] = append(l[level], p)
+	if len(l[level]) < w.nodeRefs {
 		return nil
 	}
-	return w.putNode(ctx, level)
+	return w.putNode(ctx, l, level)
 }
 
 // putNode makes a node of all parts of a level.
-func (w *writer) putNode(ctx context.Context, level int) error {
+func (w *writer) putNode(ctx context.Context, l *levels, level int) error {
 	if level >= maxDepth {
 		return ErrTooLarge
 	}
-	n := node{level: level, parts: w.levels[level]}
+	n := node{level: level, parts: l[level]}
 	// Room first: if the pack has to be finished, refs to it change.
 	if err := w.reserve(ctx, chunk.MaxSealed(nodeHeader+len(n.parts)*recordLen(level))); err != nil {
 		return err
@@ -384,30 +471,33 @@ func (w *writer) putNode(ctx context.Context, level int) error {
 	for _, sub := range n.parts {
 		p.under += sub.under
 	}
-	w.levels[level] = n.parts[:0]
-	return w.push(ctx, level+1, p)
+	l[level] = n.parts[:0]
+	return w.push(ctx, l, level+1, p)
 }
 
-// collapse puts what is left of the levels into nodes, until it fits the
-// entry.
-func (w *writer) collapse(ctx context.Context) error {
-	for level := range w.levels {
+// collapse puts what is left of the levels into nodes, until it fits an entry,
+// and gives what stands there. The refs are those of l: who keeps the parts has
+// them named when the metadata pack is finished.
+func (w *writer) collapse(ctx context.Context, l *levels) (depth int, parts []part, err error) {
+	for level := range l {
 		top := true
-		for _, above := range w.levels[level+1:] {
+		for _, above := range l[level+1:] {
 			top = top && len(above) == 0
 		}
-		parts := w.levels[level]
+		parts := l[level]
 		if top && len(parts) <= w.entryRefs {
-			w.entry.depth, w.entry.parts = level, parts
-			return nil
+			if len(parts) == 0 {
+				return 0, nil, nil
+			}
+			return level, parts, nil
 		}
 		if len(parts) > 0 {
-			if err := w.putNode(ctx, level); err != nil {
-				return err
+			if err := w.putNode(ctx, l, level); err != nil {
+				return 0, nil, err
 			}
 		}
 	}
-	return ErrTooLarge
+	return 0, nil, ErrTooLarge
 }
 
 // reserve makes room for n bytes in the metadata pack, finishing the one being
@@ -437,13 +527,11 @@ func (w *writer) finishMeta(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, parts := range w.levels {
-		for i := range parts {
-			if parts[i].Pack.IsZero() {
-				parts[i].Pack = id
-			}
-		}
+	w.levels.named(id)
+	for _, d := range w.dirs {
+		d.named(id)
 	}
+	w.entry.named(id)
 	return nil
 }
 
@@ -458,6 +546,9 @@ func (w *writer) finishRoot(ctx context.Context) error {
 		return err
 	}
 	w.entry.inventory = w.putInventory()
+	if err := w.entry.bake(); err != nil {
+		return err
+	}
 	b, err := w.entry.encode()
 	if err != nil {
 		return err
@@ -467,7 +558,7 @@ func (w *writer) finishRoot(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	w.entry.parts = append([]part(nil), w.entry.parts...)
+	w.entry.parts = slices.Clone(w.entry.parts)
 	return w.entry.resolve(w.root)
 }
 

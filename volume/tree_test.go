@@ -1,0 +1,429 @@
+package volume
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"github.com/p2pfs/p2pfs/pack"
+)
+
+// leaf is an entry of a tree for tests, with its content.
+type leaf struct {
+	path string
+	e    Entry
+	data []byte
+	fail error // of its reader, in the middle
+}
+
+func (l leaf) reader() io.Reader {
+	switch {
+	case l.e.Kind != FileEntry:
+		return nil
+	case l.fail != nil:
+		return io.MultiReader(bytes.NewReader(l.data[:len(l.data)/2]), errReader{l.fail})
+	}
+	return bytes.NewReader(l.data)
+}
+
+type errReader struct{ err error }
+
+func (r errReader) Read([]byte) (int, error) { return 0, r.err }
+
+// walkOf gives leaves one after the other.
+func walkOf(leaves []leaf) Walk {
+	return func(context.Context) (string, Entry, io.Reader, error) {
+		if len(leaves) == 0 {
+			return "", Entry{}, nil, io.EOF
+		}
+		l := leaves[0]
+		leaves = leaves[1:]
+		return l.path, l.e, l.reader(), nil
+	}
+}
+
+func baseOf(path string) string { return path[strings.LastIndexByte(path, '/')+1:] }
+
+func aDir(path string) leaf {
+	e := Entry{Kind: DirEntry, Name: baseOf(path), Mode: 0o755, UID: 1000, GID: 100, MTime: time.Unix(1_700_000_000, 7)}
+	if path == "" {
+		e.Name = "root"
+	}
+	return leaf{path: path, e: e}
+}
+
+func aFile(path string, data []byte) leaf {
+	return leaf{path: path, data: data, e: Entry{Kind: FileEntry, Name: baseOf(path), Mode: 0o644, UID: 1000, GID: NoOwner,
+		MTime: time.Unix(1_700_000_001, 999_999_999), Size: int64(len(data))}}
+}
+
+// everything is a tree with an entry of each kind.
+func everything() []leaf {
+	link := leaf{path: "link", e: Entry{Kind: SymlinkEntry, Name: "link", Mode: 0o777, Target: "../else\xff where"}}
+	fifo := leaf{path: "queue", e: Entry{Kind: FifoEntry, Name: "queue", Mode: 0o600}}
+	null := leaf{path: "sub/null", e: Entry{Kind: CharEntry, Name: "null", Mode: 0o666, Device: 1<<8 | 3}}
+	disk := leaf{path: "sub/disk", e: Entry{Kind: BlockEntry, Name: "disk", Mode: 0o660, Device: 8 << 8}}
+	one, two := aFile("a\nname \xff", content(5000, 0, 1)), aFile("second name", content(5000, 0, 1))
+	one.e.Group, two.e.Group = 7, 7
+	holes := aFile("sub/holes", make([]byte, 300_000))
+	holes.e.Sparse = true
+	noted := aFile("sub/noted", []byte("x"))
+	noted.e.Xattrs = []Xattr{{Name: []byte("user.a"), Value: []byte("1")}}
+	noted.e.Mode = 0o4755
+	return []leaf{aDir(""), one, aDir("empty"), link, fifo, two, aDir("sub"), aDir("sub/deep"), aFile("sub/deep/text", []byte("text")), disk, holes,
+		noted, null}
+}
+
+func writeTree(t testing.TB, p *packs, leaves []leaf, opt Options) (Link, Entry, []pack.ID) {
+	t.Helper()
+	root, entry, ids, err := WriteTree(context.Background(), p, &testKeys, -1, walkOf(leaves), opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return TreeLink(testNetwork, root), entry, ids
+}
+
+func openTree(t testing.TB, p *packs, l Link) *File {
+	t.Helper()
+	f, err := OpenRoot(context.Background(), p, l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// sameTree fails the test unless f is what leaves are; dirs' counts are not
+// compared.
+func sameTree(t testing.TB, f *File, leaves []leaf, ahead int) {
+	t.Helper()
+	var got []leaf
+	var bufs []*bytes.Buffer
+	err := f.WriteTree(context.Background(), ahead, func(p Path) (io.Writer, error) {
+		got = append(got, leaf{path: p.Path, e: p.Entry()})
+		bufs = append(bufs, new(bytes.Buffer))
+		return bufs[len(bufs)-1], nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(got) != len(leaves) {
+		t.Fatalf("got %d entries, want %d", len(got), len(leaves))
+	}
+	for i, want := range leaves {
+		g := got[i]
+		plain := func(e Entry) Entry {
+			e.inline, e.parts, e.depth, e.inventory, e.list = nil, nil, 0, pack.Ref{}, nil
+			if e.Kind == DirEntry {
+				e.Size, e.Files, e.Bytes = 0, 0, 0
+			}
+			if len(e.Xattrs) == 0 {
+				e.Xattrs = nil
+			}
+			e.MTime = e.MTime.UTC()
+			return e
+		}
+		if d := cmp.Diff(plain(want.e), plain(g.e), cmp.AllowUnexported(Entry{}, part{})); d != "" || g.path != want.path {
+			t.Errorf("%q, want %q (-want +got):\n%s", g.path, want.path, d)
+		}
+		if !bytes.Equal(bufs[i].Bytes(), want.data) {
+			t.Errorf("%q: got %d bytes, want %d, or others", want.path, bufs[i].Len(), len(want.data))
+		}
+	}
+}
+
+func TestGoldenTree(t *testing.T) {
+	p := newPacks()
+	l, _, _ := writeTree(t, p, everything(), Options{})
+	golden(t, "tree.hex", l.String()+"\n")
+	sameTree(t, openTree(t, p, l), everything(), 2)
+	p.allClosed(t)
+}
+
+func TestTreesAreReadAsWritten(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	many := []leaf{aDir("")}
+	for i := range 3000 {
+		if i%50 == 0 {
+			many = append(many, aDir(fmt.Sprintf("%02d", i/50)))
+		}
+		many = append(many, aFile(fmt.Sprintf("%02d/%04d", i/50, i), content(rng.IntN(3000), byte(i%2), byte(i))))
+	}
+	wide := []leaf{aDir("")}
+	for i := range 20_000 {
+		wide = append(wide, aFile(fmt.Sprintf("%06d", i), nil))
+	}
+	deep := []leaf{aDir("")}
+	path := "d"
+	for range 300 {
+		deep = append(deep, aDir(path))
+		path += "/d"
+	}
+	deep = append(deep, aFile(path, content(1000, 0, 3)))
+	blocked := []leaf{aDir(""), aFile("a", content(600, 0, 1))} // its pack is not full for long
+	for i := range 20_000 {
+		blocked = append(blocked, aFile(fmt.Sprintf("b%06d", i), nil))
+	}
+	large := []leaf{aDir(""), aFile("a", content(5<<20, 0, 1)), aDir("b"), aFile("b/c", content(12<<20, 2, 2)), aFile("c", content(100, 0, 1))}
+	for name, leaves := range map[string][]leaf{
+		"root alone": {aDir("")}, "many": many, "wide": wide, "deep": deep, "blocked": blocked, "large": large,
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newPacks()
+			l, e, ids := writeTree(t, p, leaves, Options{PackBytes: smallest})
+			f := openTree(t, p, l)
+			sameTree(t, f, leaves, 2)
+			files, total := int64(0), int64(0)
+			for _, l := range leaves {
+				if l.e.Kind != DirEntry {
+					files++
+					total += int64(len(l.data))
+				}
+			}
+			if e.Files != files || e.Bytes != total {
+				t.Errorf("got %d files with %d bytes, want %d with %d", e.Files, e.Bytes, files, total)
+			}
+			got, err := f.Packs(t.Context())
+			if err != nil || len(got) != len(ids) || len(got) != len(p.data) {
+				t.Errorf("got %d packs, %v; want %d", len(got), err, len(p.data))
+			}
+			p.allClosed(t)
+		})
+	}
+}
+
+// aTree draws a tree.
+func aTree(t *rapid.T) []leaf {
+	var below func(path string, depth int) []leaf
+	below = func(path string, depth int) (out []leaf) {
+		names := rapid.SliceOfNDistinct(rapid.StringMatching(`[a-c.\x80-\xff]{1,3}`), 0, 6, func(s string) string { return s }).Draw(t, "names")
+		slices.Sort(names)
+		for _, name := range names {
+			if CheckName(name) != nil {
+				continue
+			}
+			switch kind := rapid.IntRange(0, 5).Draw(t, "kind"); {
+			case kind == 0 && depth < 5:
+				out = append(out, aDir(path+name))
+				out = append(out, below(path+name+"/", depth+1)...)
+			case kind == 1:
+				out = append(out, leaf{path: path + name, e: Entry{Kind: SymlinkEntry, Name: name, Mode: 0o777, Target: "x"}})
+			default:
+				size := rapid.SampledFrom([]int{0, 1, treeInline, treeInline + 1, 4000, 70_000, 300_000}).Draw(t, "size")
+				out = append(out, aFile(path+name, content(size, 0, byte(size))))
+			}
+		}
+		return out
+	}
+	return append([]leaf{aDir("")}, below("", 0)...)
+}
+
+func TestAnyTreeIsReadAsWritten(t *testing.T) {
+	rapid.Check(t, func(r *rapid.T) {
+		leaves := aTree(r)
+		p := newPacks()
+		l, _, _ := writeTree(t, p, leaves, Options{PackBytes: smallest})
+		again, _, _ := writeTree(t, newPacks(), leaves, Options{PackBytes: smallest})
+		if l != again {
+			r.Errorf("the same tree twice: two roots")
+		}
+		f := openTree(t, p, l)
+		sameTree(t, f, leaves, 1)
+		for _, want := range leaves {
+			got, err := f.Lookup(t.Context(), want.path)
+			if err != nil || got.Entry().Name != want.e.Name || got.Entry().Kind != want.e.Kind {
+				r.Errorf("%q: got %v, %v", want.path, got, err)
+			}
+		}
+		if _, err := f.Lookup(t.Context(), "zz/nothing"); !errors.Is(err, ErrNotFound) {
+			r.Errorf("what is not there: got %v, want %v", err, ErrNotFound)
+		}
+	})
+}
+
+func TestWhatCannotBeReadIsLeftOut(t *testing.T) {
+	bad := aFile("b/bad", content(9<<20, 0, 1))
+	bad.fail = fmt.Errorf("no permission: %w", ErrLeftOut)
+	small := aFile("b/small", content(3000, 0, 1))
+	small.fail = bad.fail
+	leaves := []leaf{aDir(""), aFile("a", content(2000, 0, 2)), aDir("b"), bad, small, aFile("c", content(2000, 0, 3))}
+	p := newPacks()
+	l, e, _ := writeTree(t, p, leaves, Options{PackBytes: smallest})
+	sameTree(t, openTree(t, p, l), []leaf{leaves[0], leaves[1], leaves[2], leaves[5]}, 1)
+	if e.Files != 2 {
+		t.Errorf("got %d files, want 2", e.Files)
+	}
+
+	bad.fail = errors.New("disk on fire")
+	_, _, _, err := WriteTree(t.Context(), newPacks(), &testKeys, -1, walkOf([]leaf{aDir(""), aDir("b"), bad}), Options{})
+	if !errors.Is(err, bad.fail) {
+		t.Errorf("got %v, want %v", err, bad.fail)
+	}
+}
+
+func TestTreeOutOfOrderIsRefused(t *testing.T) {
+	renamed := aFile("a", nil)
+	renamed.e.Name = "b"
+	for name, leaves := range map[string][]leaf{
+		"no root":               {},
+		"root is a file":        {aFile("", nil)},
+		"first is not the root": {aDir("a")},
+		"names descend":         {aDir(""), aFile("b", nil), aFile("a", nil)},
+		"the same twice":        {aDir(""), aFile("a", nil), aFile("a", nil)},
+		"parent is not there":   {aDir(""), aFile("a/b", nil)},
+		"parent is a file":      {aDir(""), aFile("a", nil), aFile("a/b", nil)},
+		"parent is done":        {aDir(""), aDir("a"), aDir("b"), aFile("a/b", nil)},
+		"another name":          {aDir(""), renamed},
+		"up":                    {aDir(""), aFile("..", nil)},
+		"absolute":              {aDir(""), aFile("/a", nil)},
+		"slash at the end":      {aDir(""), aDir("a"), aFile("a/", nil)},
+	} {
+		p := newPacks()
+		if _, _, _, err := WriteTree(t.Context(), p, &testKeys, -1, walkOf(leaves), Options{}); err == nil {
+			t.Errorf("%s: taken", name)
+		}
+		p.wg.Wait()
+	}
+	deep, path := []leaf{aDir("")}, "d"
+	for range MaxDepth {
+		deep = append(deep, aDir(path))
+		path += "/d"
+	}
+	if _, _, _, err := WriteTree(t.Context(), newPacks(), &testKeys, -1, walkOf(deep), Options{}); err == nil {
+		t.Error("too deep: taken")
+	}
+}
+
+// A name more in a directory of many leaves nearly all chunks of its list as
+// they were.
+func TestListsAreCutWhereNamesSaySo(t *testing.T) {
+	cuts := func(skip int) map[string]bool {
+		w := newWriter(newPacks(), &testKeys, Info{Size: -1}, Options{})
+		if err := w.open(aDir("").e, ""); err != nil {
+			t.Fatal(err)
+		}
+		d, at := w.dirs[0], map[string]bool{}
+		for i := range 20_000 {
+			if i == skip {
+				continue
+			}
+			f := aFile(fmt.Sprintf("%06d", i), nil)
+			if err := w.listEntry(t.Context(), d, f.e); err != nil {
+				t.Fatal(err)
+			}
+			if d.bytes == 0 {
+				at[f.e.Name] = true
+			}
+		}
+		return at
+	}
+	a, b := cuts(-1), cuts(10_000)
+	both := 0
+	for name := range a {
+		if b[name] {
+			both++
+		}
+	}
+	if len(a) < 10 || both < len(a)-2 {
+		t.Errorf("%d chunks, of which %d end at the same names without one of them", len(a), both)
+	}
+}
+
+// hostileDir gives a tree whose root has the list b, by somebody who has the
+// keys.
+func hostileDir(t *testing.T, e Entry, b []byte) *File {
+	t.Helper()
+	e.inline, e.Size = b, int64(len(b))
+	return &File{src: newPacks(), root: testRef("root", 1000, 100, 100), entry: e}
+}
+
+func TestHostileListsAreRefused(t *testing.T) {
+	entry := func(name string, change func(*Entry)) []byte {
+		e := aFile(name, nil).e
+		e.Name = name
+		if change != nil {
+			change(&e)
+		}
+		b, err := e.marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		b = append([]byte{'p', '2', 'p', 'E', e.version(), byte(e.Kind)}, b...)
+		return append([]byte{0, 0, byte(len(b) >> 8), byte(len(b))}, b...)
+	}
+	two := append(entry("a", nil), entry("b", nil)...)
+	for name, c := range map[string]struct {
+		list  []byte
+		files int64
+		ok    bool
+	}{
+		"good":             {two, 2, true},
+		"fewer than said":  {two, 3, false},
+		"more than said":   {two, 1, false},
+		"descending":       {append(entry("b", nil), entry("a", nil)...), 2, false},
+		"the same twice":   {append(entry("a", nil), entry("a", nil)...), 2, false},
+		"cut off":          {two[:len(two)-1], 2, false},
+		"a byte more":      {append(slices.Clone(two), 0), 2, false},
+		"up":               {entry("..", nil), 1, false},
+		"absolute":         {entry("/etc/passwd", nil), 1, false},
+		"slash":            {entry("a/b", nil), 1, false},
+		"ref into itself":  {entry("a", func(e *Entry) { e.Size, e.parts = 10, []part{{Ref: pack.Ref{Off: 1000, Len: 50, Size: 10}, under: 10}} }), 1, false},
+		"inventory":        {entry("a", func(e *Entry) { e.inventory = testRef("i", 0, 10, 10) }), 1, false},
+		"bytes not said":   {entry("a", func(e *Entry) { e.Size, e.inline = 1, []byte{1} }), 1, false},
+		"target of a file": {entry("a", func(e *Entry) { e.Target = "x" }), 1, false},
+	} {
+		root := aDir("").e
+		root.Files = c.files
+		n := 0
+		var err error
+		for f, e := range hostileDir(t, root, c.list).List(t.Context()) {
+			if err = e; err == nil && CheckName(f.Entry().Name) != nil {
+				t.Errorf("%s: gave %q", name, f.Entry().Name)
+			}
+			n++
+		}
+		if c.ok != (err == nil) || err != nil && !errors.Is(err, ErrCorrupt) {
+			t.Errorf("%s: got %v after %d entries", name, err, n)
+		}
+	}
+}
+
+func FuzzList(f *testing.F) {
+	e := aFile("a", []byte("x")).e
+	e.inline = []byte("x")
+	b, err := e.appendListed(nil)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b)
+	f.Add([]byte{0, 0, 0, 1, 0})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		root := aDir("").e
+		root.Files, root.Bytes = 1<<40, 1<<60
+		n := 0
+		for c, err := range hostileDir(t, root, b).List(t.Context()) {
+			if err != nil {
+				if !errors.Is(err, ErrCorrupt) && !errors.Is(err, pack.ErrVersion) {
+					t.Errorf("got %v, want %v", err, ErrCorrupt)
+				}
+				return
+			}
+			if CheckName(c.entry.Name) != nil || len(c.entry.Target) > MaxTarget {
+				t.Errorf("gave %q to %q", c.entry.Name, c.entry.Target)
+			}
+			n++
+		}
+		if len(b) > 0 {
+			t.Errorf("%d entries, as few as no root says", n)
+		}
+	})
+}

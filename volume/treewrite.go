@@ -1,0 +1,403 @@
+package volume
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/p2pfs/p2pfs/chunk"
+	"github.com/p2pfs/p2pfs/internal/digest"
+	"github.com/p2pfs/p2pfs/pack"
+)
+
+const (
+	// treeInline is the longest content of a file in a tree, in bytes, that
+	// stands in its entry: metadata is twice as redundant as content, and all
+	// entries of a directory are read to list it. For a file on its own, see
+	// MaxInline.
+	treeInline = 512
+
+	// A list of entries is cut into chunks after an entry, where its name says
+	// so, one in listCut on average: so a name more or less changes one chunk.
+	// None but the last has less than minList bytes, and the longest have
+	// maxList and an entry.
+	minList = 16 << 10
+	maxList = 256 << 10
+	listCut = 256
+
+	// maxListed is the length of the longest chunk of a list.
+	maxListed = maxList + 4 + MaxEntry
+
+	// MaxDepth is how many directories may be in one another.
+	MaxDepth = 1024
+
+	// maxWaiting is how many entries wait for the ID of the pack that their
+	// content is in, and for those before them.
+	maxWaiting = 16 << 10
+)
+
+var (
+	// ErrLeftOut is wrapped by errors of readers of files that cannot be read,
+	// and are left out of a tree.
+	ErrLeftOut = errors.New("left out")
+	// ErrOrder is wrapped when the entries of a tree do not come in the order
+	// of a walk.
+	ErrOrder = errors.New("not in the order of a walk")
+)
+
+// Walk gives the entries of a tree one after the other, in the order of a walk:
+// a directory before what is in it, the names in a directory ascending by
+// their bytes, all below a name before the next. The path is that below the root,
+// which comes first, is a directory and has the path "". The reader gives the
+// content of a file, and is good until the next call. After the last entry the
+// error is io.EOF.
+type Walk func(ctx context.Context) (path string, e Entry, r io.Reader, err error)
+
+// WriteTree stores a tree, as WriteFile does a file. Of the entries that walk
+// gives, name, kind, mode, owner, time, attributes, and those fields count that
+// belong to the kind; the size of a file is that of its content, or -1. Files
+// whose readers fail with ErrLeftOut are not in the tree.
+func WriteTree(ctx context.Context, sink Sink, keys *Keys, size int64, walk Walk, opt Options) (root pack.Ref, entry Entry, packs []pack.ID, err error) {
+	w := newWriter(sink, keys, Info{Size: size}, opt)
+	defer w.close()
+	if err := w.tree(ctx, walk); err != nil {
+		return pack.Ref{}, Entry{}, nil, fmt.Errorf("write tree: %w", err)
+	}
+	return w.root, w.entry, w.packs, nil
+}
+
+// dir is a directory of which not all is in its entry yet.
+type dir struct {
+	entry Entry
+	path  string
+	last  string // name that came last
+	queue []waiting
+
+	listed []Entry // that will be in the next chunk of the list
+	bytes  int     // of those
+	size   int64   // of the list in chunks
+	levels levels  // refs to them
+}
+
+// waiting is an entry whose refs are not all known, or that comes after one.
+type waiting struct {
+	entry   Entry
+	content *reading // of a file; nil: in the entry
+	dir     *dir     // a directory that is closed; nil: in the entry
+}
+
+// named gives refs to the metadata pack that has just been finished its ID.
+func (d *dir) named(id pack.ID) {
+	d.levels.named(id)
+	d.entry.named(id)
+	for i := range d.listed {
+		d.listed[i].named(id)
+	}
+	for i := range d.queue {
+		q := &d.queue[i]
+		q.entry.named(id)
+		if q.content != nil {
+			q.content.levels.named(id)
+		}
+		if q.dir != nil {
+			q.dir.named(id)
+		}
+	}
+}
+
+// named is the same for what stands in an entry.
+func (e *Entry) named(id pack.ID) {
+	nameParts(e.parts, id)
+	for i := range e.list {
+		e.list[i].named(id)
+	}
+}
+
+func (w *writer) tree(ctx context.Context, walk Walk) error {
+	path, e, _, err := walk(ctx)
+	if err == nil && (path != "" || e.Kind != DirEntry) {
+		err = fmt.Errorf("%w: the root is %q", ErrOrder, path)
+	}
+	if err != nil {
+		return err
+	}
+	if err := w.open(e, ""); err != nil {
+		return err
+	}
+	for {
+		path, e, r, err := walk(ctx)
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		if err := w.item(ctx, path, e, r); err != nil {
+			return fmt.Errorf("%q: %w", path, err)
+		}
+	}
+	for len(w.dirs) > 1 {
+		if err := w.closeDir(ctx); err != nil {
+			return err
+		}
+	}
+	root := w.dirs[0]
+	w.reading = &reading{}
+	if err := w.drain(ctx, true); err != nil {
+		return err
+	}
+	if err := w.endDir(ctx, root); err != nil {
+		return err
+	}
+	w.entry = root.entry
+	if err := w.finishRoot(ctx); err != nil {
+		return err
+	}
+	return w.sink.Wait(ctx)
+}
+
+// open begins a directory.
+func (w *writer) open(e Entry, path string) error {
+	e.Size, e.Files, e.Bytes = 0, 0, 0
+	if err := e.check(); err != nil {
+		return err
+	}
+	if len(w.dirs) >= MaxDepth {
+		return fmt.Errorf("more than %d directories deep", MaxDepth)
+	}
+	w.dirs = append(w.dirs, &dir{entry: e, path: path})
+	return nil
+}
+
+// item takes in the next entry below the root.
+func (w *writer) item(ctx context.Context, path string, e Entry, r io.Reader) error {
+	if path == "" {
+		return fmt.Errorf("%w: another root", ErrOrder)
+	}
+	parent, name := "", path
+	if i := strings.LastIndexByte(path, '/'); i >= 0 {
+		parent, name = path[:i], path[i+1:]
+	}
+	if name != e.Name || path[0] == '/' {
+		return fmt.Errorf("%w: its name is %q", ErrOrder, e.Name)
+	}
+	for w.dirs[len(w.dirs)-1].path != parent {
+		if len(w.dirs) == 1 {
+			return fmt.Errorf("%w: %q is not there, or done", ErrOrder, parent)
+		}
+		if err := w.closeDir(ctx); err != nil {
+			return err
+		}
+	}
+	d := w.dirs[len(w.dirs)-1]
+	if name <= d.last {
+		return fmt.Errorf("%w: %q after %q", ErrOrder, name, d.last)
+	}
+	d.last = name
+	if e.Kind == DirEntry {
+		return w.open(e, path)
+	}
+	size := e.Size
+	e.Size = 0
+	if err := e.check(); err != nil {
+		return err
+	}
+	q := waiting{entry: e}
+	if e.Kind == FileEntry {
+		w.reading = &reading{maxInline: treeInline}
+		if err := w.read(ctx, size, r); err != nil {
+			if errors.Is(err, ErrLeftOut) && ctx.Err() == nil {
+				w.reading = &reading{} // what was read of it stays in a pack, and nothing refers to it
+				return nil
+			}
+			return err
+		}
+		q.content = w.reading
+	}
+	return w.queue(ctx, d, q)
+}
+
+// closeDir ends the directory opened last.
+func (w *writer) closeDir(ctx context.Context) error {
+	n := len(w.dirs) - 1
+	d := w.dirs[n]
+	// It is the parent's from now on, which is where its refs are named.
+	w.dirs = w.dirs[:n]
+	return w.queue(ctx, w.dirs[n-1], waiting{entry: d.entry, dir: d})
+}
+
+// queue puts an entry at the end of a directory.
+func (w *writer) queue(ctx context.Context, d *dir, q waiting) error {
+	d.queue = append(d.queue, q)
+	w.reading = &reading{}
+	w.waits++
+	if len(d.queue) == 1 || w.waits >= maxWaiting {
+		if err := w.drain(ctx, false); err != nil {
+			return err
+		}
+	}
+	if w.waits < maxWaiting {
+		return nil
+	}
+	return w.drain(ctx, true)
+}
+
+// drain lists the entries of which all is known, of the directories that are
+// open; with all, all: for that the data pack being filled is finished.
+func (w *writer) drain(ctx context.Context, all bool) error {
+	if all {
+		if err := w.finishData(ctx); err != nil {
+			return err
+		}
+	}
+	for _, d := range w.dirs {
+		if err := w.list(ctx, d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// list lists the entries of d of which all is known, up to the first of which
+// it is not.
+func (w *writer) list(ctx context.Context, d *dir) error {
+	for len(d.queue) > 0 {
+		q := &d.queue[0]
+		if c := q.content; c != nil {
+			for _, p := range c.pending {
+				if p.pack.IsZero() {
+					return nil
+				}
+			}
+			if err := w.settle(ctx, c, &q.entry); err != nil {
+				return err
+			}
+			q.content = nil
+		}
+		if sub := q.dir; sub != nil {
+			if err := w.list(ctx, sub); err != nil {
+				return err
+			}
+			if len(sub.queue) > 0 {
+				return nil
+			}
+			if err := w.endDir(ctx, sub); err != nil {
+				return err
+			}
+			q.entry, q.dir = sub.entry, nil
+		}
+		e := q.entry
+		d.queue[0] = waiting{}
+		d.queue = d.queue[1:]
+		w.waits--
+		if err := w.listEntry(ctx, d, e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// listEntry adds an entry of which all is known to the list of d.
+func (w *writer) listEntry(ctx context.Context, d *dir, e Entry) error {
+	files, bytes := int64(1), e.Size
+	if e.Kind == DirEntry {
+		files, bytes = e.Files, e.Bytes
+	}
+	d.entry.Files += files
+	d.entry.Bytes += bytes
+	if d.entry.Bytes < 0 {
+		return ErrTooLarge
+	}
+	n, err := e.listedLen()
+	if err != nil {
+		return err
+	}
+	d.listed = append(d.listed, e)
+	d.bytes += n
+	if d.bytes >= maxList || d.bytes >= minList && cutsList(e.Name) {
+		return w.putList(ctx, d)
+	}
+	return nil
+}
+
+// cutsList tells whether a list may be cut after an entry of that name.
+func cutsList(name string) bool {
+	sum := digest.Of([]byte(name))
+	return binary.BigEndian.Uint32(sum[:])%listCut == 0
+}
+
+// listedLen is the length of e in a list, whatever the ID of the pack being
+// filled.
+func (e *Entry) listedLen() (int, error) {
+	b, err := e.appendListed(nil)
+	return len(b), err
+}
+
+// appendListed appends e as it stands in a list.
+func (e *Entry) appendListed(b []byte) ([]byte, error) {
+	if err := e.bake(); err != nil {
+		return nil, err
+	}
+	enc, err := e.encode()
+	if err != nil {
+		return nil, err
+	}
+	b = binary.BigEndian.AppendUint32(b, uint32(len(enc)))
+	return append(b, enc...), nil
+}
+
+// bake writes the list that stands in an entry.
+func (e *Entry) bake() error {
+	if e.list == nil {
+		return nil
+	}
+	e.inline = e.inline[:0]
+	for i := range e.list {
+		var err error
+		if e.inline, err = e.list[i].appendListed(e.inline); err != nil {
+			return err
+		}
+	}
+	e.Size = int64(len(e.inline))
+	return nil
+}
+
+// putList writes a chunk of the list of d.
+func (w *writer) putList(ctx context.Context, d *dir) error {
+	// Room first: if the pack has to be finished, refs to it change.
+	if err := w.reserve(ctx, chunk.MaxSealed(d.bytes)); err != nil {
+		return err
+	}
+	plain := make([]byte, 0, d.bytes)
+	for i := range d.listed {
+		var err error
+		if plain, err = d.listed[i].appendListed(plain); err != nil {
+			return err
+		}
+	}
+	d.listed, d.bytes = d.listed[:0], 0
+	d.size += int64(len(plain))
+	return w.push(ctx, &d.levels, 0, part{Ref: w.putMeta(plain), under: uint64(len(plain))})
+}
+
+// endDir makes the list of d, all of which is known, its entry's.
+func (w *writer) endDir(ctx context.Context, d *dir) (err error) {
+	if d.size == 0 && d.bytes <= MaxInline {
+		d.entry.list = d.listed
+		if d.entry.list == nil {
+			return nil
+		}
+		return d.entry.bake()
+	}
+	if len(d.listed) > 0 {
+		if err := w.putList(ctx, d); err != nil {
+			return err
+		}
+	}
+	d.entry.Size = d.size
+	d.entry.depth, d.entry.parts, err = w.collapse(ctx, &d.levels)
+	return err
+}
