@@ -76,11 +76,12 @@ type PutRequest struct {
 // PutResult says what a put stored.
 type PutResult struct {
 	Link     string  `json:"link"`
-	Bytes    int64   `json:"bytes"`  // plain bytes
-	Packs    int     `json:"packs"`  // packs of the file, metadata included
-	K        int     `json:"k"`      // of the pack that survives the fewest losses: its own k′
-	N        int     `json:"n"`      // and its k′ + m
-	Stored   int     `json:"stored"` // shards of that pack that are durable
+	Bytes    int64   `json:"bytes"`           // plain bytes
+	Files    int64   `json:"files,omitempty"` // of a tree: entries that are no directories
+	Packs    int     `json:"packs"`           // packs of the file or tree, metadata included
+	K        int     `json:"k"`               // of the pack that survives the fewest losses: its own k′
+	N        int     `json:"n"`               // and its k′ + m
+	Stored   int     `json:"stored"`          // shards of that pack that are durable
 	Survives int     `json:"survives"`
 	Seconds  float64 `json:"seconds"`
 	Warning  string  `json:"warning,omitempty"` // in plain words: nothing is safe yet, fewer shards than asked
@@ -120,17 +121,18 @@ type GetRequest struct {
 
 // Stat describes a source and how safe it is now.
 type Stat struct {
-	Kind     string    `json:"kind"` // "file", "verify"
+	Kind     string    `json:"kind"` // "file", "tree", "verify", or as KindName has it
 	Name     string    `json:"name,omitempty"`
 	Mode     uint32    `json:"mode,omitempty"`
 	ModTime  time.Time `json:"mtime,omitzero"`
-	Bytes    int64     `json:"bytes"`    // plain bytes; of the packs where the source cannot be read
-	Packs    int       `json:"packs"`    // packs it consists of
-	K        int       `json:"k"`        // of the pack that survives the fewest further losses
-	N        int       `json:"n"`        // its k′ + m
-	Live     int       `json:"live"`     // its distinct shards on distinct peers of which a sample was verified now
-	Unknown  int       `json:"unknown"`  // its shards whose holders gave no sample
-	Survives int       `json:"survives"` // further losses survived now: live − k, the lowest over the packs; negative: not restorable now
+	Bytes    int64     `json:"bytes"`           // plain bytes; of the packs where the source cannot be read
+	Files    int64     `json:"files,omitempty"` // of a tree: entries that are no directories
+	Packs    int       `json:"packs"`           // packs it consists of
+	K        int       `json:"k"`               // of the pack that survives the fewest further losses
+	N        int       `json:"n"`               // its k′ + m
+	Live     int       `json:"live"`            // its distinct shards on distinct peers of which a sample was verified now
+	Unknown  int       `json:"unknown"`         // its shards whose holders gave no sample
+	Survives int       `json:"survives"`        // further losses survived now: live − k, the lowest over the packs; negative: not restorable now
 	Expires  time.Time `json:"expires,omitzero"`
 }
 

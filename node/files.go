@@ -24,6 +24,16 @@ const packsAhead = 2
 // durable on distinct peers as PutResult says. Where the result is Partial
 // some are missing. Errors have the codes NoPeers, Usage, Failed.
 func (n *Node) Put(ctx context.Context, q PutRequest, r io.Reader, progress func(Progress)) (PutResult, error) {
+	info := volume.Info{Name: q.Name, Mode: q.Mode, MTime: q.ModTime, Size: q.Size}
+	return n.putRoot(ctx, q, progress, func(p *putter, keys *volume.Keys, o volume.Options) (volume.Link, volume.Entry, error) {
+		root, entry, _, err := volume.WriteFile(ctx, p, keys, info, r, o)
+		return volume.FileLink(n.engine.network, root), entry, err
+	})
+}
+
+// putRoot stores what write writes, and what is told of it in the end.
+func (n *Node) putRoot(ctx context.Context, q PutRequest, progress func(Progress),
+	write func(*putter, *volume.Keys, volume.Options) (volume.Link, volume.Entry, error)) (PutResult, error) {
 	begun := n.engine.clock.Now()
 	if q.Redundancy != nil {
 		if err := pack.CheckScheme(*q.Redundancy); err != nil {
@@ -38,12 +48,11 @@ func (n *Node) Put(ctx context.Context, q PutRequest, r io.Reader, progress func
 	p := n.engine.newPutter(ctx, keys.Owner, q.Redundancy, expires)
 	defer p.end()
 
-	info := volume.Info{Name: q.Name, Mode: q.Mode, MTime: q.ModTime, Size: q.Size}
 	options := volume.Options{PackBytes: packBytes(q.Redundancy)}
 	if progress != nil {
 		options.Progress = func(done int64) { progress(Progress{Done: done, Total: q.Size}) }
 	}
-	root, entry, _, err := volume.WriteFile(ctx, p, &keys, info, r, options)
+	link, entry, err := write(p, &keys, options)
 	if err == nil {
 		err = p.Wait(ctx)
 	}
@@ -63,15 +72,17 @@ func (n *Node) Put(ctx context.Context, q PutRequest, r io.Reader, progress func
 		p.giveUp()
 		return PutResult{}, err
 	}
-	link := volume.FileLink(n.engine.network, root)
-	// A crash before this loses the row in the catalog, nothing else: the file
-	// can be read by nobody, for nobody has its link yet.
+	// A crash before this loses the row in the catalog, nothing else: what was
+	// put can be read by nobody, for nobody has its link yet.
 	owned := n.own(link, entry, p.packs)
 	worst := p.worst()
 	res := PutResult{
 		Link: link.String(), Bytes: entry.Size, Packs: len(p.packs),
 		K: worst.k, N: worst.k + worst.m, Stored: len(worst.holders), Survives: len(worst.holders) - worst.k,
 		Seconds: n.engine.clock.Now().Sub(begun).Seconds(),
+	}
+	if entry.Kind == volume.DirEntry {
+		res.Bytes, res.Files = entry.Bytes, entry.Files
 	}
 	for _, pk := range p.packs {
 		if pk.missing() > 0 {
@@ -103,11 +114,20 @@ func (n *Node) Get(ctx context.Context, q GetRequest, begin func(FileInfo) (io.W
 	if q.Offset < 0 || q.Length < -1 {
 		return fail(Usage, "", "negative offset or length")
 	}
-	f, err := n.open(ctx, q.Source)
+	_, f, err := n.open(ctx, q.Source)
 	if err != nil {
 		return err
 	}
 	entry := f.Entry()
+	switch entry.Kind {
+	case volume.FileEntry:
+	case volume.DirEntry:
+		return fail(Usage, "'p2pfs get' fetches it whole, 'p2pfs ls' lists it", "it is a directory")
+	case volume.SymlinkEntry:
+		return fail(Usage, "give the path that it leads to", "it is a symbolic link to %q", entry.Target)
+	default:
+		return fail(Usage, "", "it is neither a file nor a directory")
+	}
 	w, err := begin(FileInfo{Name: entry.Name, Mode: entry.Mode, ModTime: entry.MTime, Size: entry.Size})
 	if err != nil {
 		return err
@@ -137,40 +157,57 @@ func (c *counted) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// link parses a source and checks that it is of this network.
+// link parses a source that must be a link alone, and checks that it is of
+// this network.
 func (n *Node) link(text string) (volume.Link, error) {
-	l, err := volume.ParseLink(text)
-	if err != nil {
-		return l, &Error{Code: Usage, Hint: "a link begins with p2pfs: and is one word; copy it whole", Err: err}
+	l, path, err := n.source(text)
+	if err == nil && path != "" {
+		return l, fail(Usage, "give the link to the tree itself", "it is a path in a tree")
 	}
-	if l.In(n.engine.network) != nil {
-		return l, fail(Refused, "use --home of a node in that network, or ask for an invite to it",
-			"the link belongs to another network (%x, this is %s)", l.Network[:4], n.engine.network.Short())
-	}
-	return l, nil
+	return l, err
 }
 
-// open finds the file behind a source.
-func (n *Node) open(ctx context.Context, text string) (*volume.File, error) {
-	l, err := n.link(text)
+// source parses a source: a link, and the path after it.
+func (n *Node) source(text string) (l volume.Link, path string, err error) {
+	text, path = volume.CutPath(text)
+	l, err = volume.ParseLink(text)
+	switch {
+	case err != nil:
+		return l, "", &Error{Code: Usage, Hint: "a link begins with p2pfs: and is one word; copy it whole", Err: err}
+	case l.In(n.engine.network) != nil:
+		return l, "", fail(Refused, "use --home of a node in that network, or ask for an invite to it",
+			"the link belongs to another network (%x, this is %s)", l.Network[:4], n.engine.network.Short())
+	case path != "" && l.Kind != volume.KindTree:
+		return l, "", fail(Usage, "only a link to a tree has paths", "a path after a link to %s", l.Kind)
+	}
+	return l, path, nil
+}
+
+// open finds what a source names: at, in the file or tree of root.
+func (n *Node) open(ctx context.Context, text string) (root, at *volume.File, err error) {
+	l, path, err := n.source(text)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if err := l.Usable(); err != nil {
-		return nil, &Error{Code: Refused, Err: err}
+		return nil, nil, &Error{Code: Refused, Err: err}
 	}
-	f, err := volume.OpenFile(ctx, source{n.engine}, l)
+	root, err = volume.OpenRoot(ctx, source{n.engine}, l)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if k, _ := n.engine.packs.get(l.Root.Pack); k != nil {
-		if entry := f.Entry(); entry.Refs() > 1 {
-			if ids, err := f.Packs(ctx); err == nil {
+		if entry := root.Entry(); entry.Refs() > 1 || entry.Kind == volume.DirEntry {
+			if ids, err := root.Packs(ctx); err == nil {
 				n.engine.askAll(ctx, k, ids)
 			}
 		}
 	}
-	return f, nil
+	at, err = root.Lookup(ctx, path)
+	if err != nil {
+		return nil, nil, err
+	}
+	return root, at, nil
 }
 
 // Link gives the link to what a source names, or with verify the link that
@@ -183,21 +220,21 @@ func (n *Node) Link(ctx context.Context, text string, verify bool) (string, erro
 	if !verify || l.Kind == volume.KindVerify {
 		return l.String(), nil
 	}
-	f, err := n.open(ctx, text)
+	f, _, err := n.open(ctx, text)
 	if err != nil {
 		return "", err
 	}
 	ref, ok := f.Inventory()
-	if !ok { // WriteFile gives every file one, the smallest too
-		return "", fail(Failed, "put the file again with this version", "%q has no inventory that a verify link could point to", f.Entry().Name)
+	if !ok { // every root has one, the smallest too
+		return "", fail(Failed, "put it again with this version", "%q has no inventory that a verify link could point to", f.Entry().Name)
 	}
 	return volume.VerifyLink(n.engine.network, ref).String(), nil
 }
 
 // Stat tells what a source is and how safe it is now: all who may hold a shard
-// of it are asked for a sample.
+// of it are asked for a sample. What is in a tree is as safe as the tree.
 func (n *Node) Stat(ctx context.Context, text string) (Stat, error) {
-	l, err := n.link(text)
+	l, _, err := n.source(text)
 	if err != nil {
 		return Stat{}, err
 	}
@@ -210,13 +247,16 @@ func (n *Node) Stat(ctx context.Context, text string) (Stat, error) {
 			return Stat{}, err
 		}
 	default:
-		f, err := n.open(ctx, text)
+		root, at, err := n.open(ctx, text)
 		if err != nil {
 			return Stat{}, err
 		}
-		e := f.Entry()
-		st = Stat{Kind: "file", Name: e.Name, Mode: e.Mode, ModTime: e.MTime, Bytes: e.Size}
-		if ids, err = f.Packs(ctx); err != nil {
+		e := at.Entry()
+		st = Stat{Kind: KindName(e.Kind), Name: e.Name, Mode: e.Mode, ModTime: e.MTime, Bytes: e.Size}
+		if e.Kind == volume.DirEntry {
+			st.Kind, st.Bytes, st.Files = "tree", e.Bytes, e.Files
+		}
+		if ids, err = root.Packs(ctx); err != nil {
 			return Stat{}, err
 		}
 	}
@@ -271,6 +311,8 @@ func codeOfCause(err error) Code {
 	switch {
 	case errors.Is(err, context.Canceled):
 		return Interrupted
+	case errors.Is(err, volume.ErrNotFound), errors.Is(err, volume.ErrNotDir):
+		return NotFound
 	case errors.Is(err, pack.ErrCorrupt), errors.Is(err, pack.ErrSignature): // store.ErrCorrupt is the same
 		return Corrupt
 	case errors.Is(err, member.ErrRefused), errors.Is(err, volume.ErrNetwork):

@@ -17,9 +17,10 @@ import (
 // packsAtOnce is how many packs of a source are looked at side by side.
 const packsAtOnce = 4
 
-// sourcePacks gives the packs that a source consists of; a verify link is enough.
+// sourcePacks gives the packs that a source consists of, for a path in a
+// tree those of the tree; a verify link is enough.
 func (n *Node) sourcePacks(ctx context.Context, text string) (kind string, ids []pack.ID, err error) {
-	l, err := n.link(text)
+	l, _, err := n.source(text)
 	if err != nil {
 		return "", nil, err
 	}
@@ -27,12 +28,16 @@ func (n *Node) sourcePacks(ctx context.Context, text string) (kind string, ids [
 		ids, err = volume.ReadInventory(ctx, source{n.engine}, l.Root)
 		return "verify", ids, err
 	}
-	f, err := n.open(ctx, text)
+	f, _, err := n.open(ctx, text)
 	if err != nil {
 		return "", nil, err
 	}
+	kind = "file"
+	if l.Kind == volume.KindTree {
+		kind = "tree"
+	}
 	ids, err = f.Packs(ctx)
-	return "file", ids, err
+	return kind, ids, err
 }
 
 // Health says how safe a source is: every peer that may hold a shard of it is

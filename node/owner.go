@@ -153,7 +153,7 @@ func (n *Node) packsOf(ctx context.Context, l volume.Link, owner pack.Owner) ([]
 	if k.manifest.State.Owner != owner {
 		return nil, fail(Refused, "only the home that put it can remove it: ask for it there", "the file was put by another home")
 	}
-	f, err := n.open(ctx, l.String())
+	f, _, err := n.open(ctx, l.String())
 	if err != nil {
 		return nil, err
 	}

@@ -2,7 +2,7 @@ package node
 
 import (
 	"context"
-	"errors"
+	"fmt"
 	"io"
 
 	"github.com/p2pfs/p2pfs/volume"
@@ -30,7 +30,7 @@ type TreeSource interface {
 
 // ErrLeftOut is wrapped by errors of what could not be read and is left out of
 // a put.
-var ErrLeftOut = errors.New("left out")
+var ErrLeftOut = volume.ErrLeftOut
 
 // TreeSink takes the items of a tree that is fetched.
 type TreeSink interface {
@@ -40,22 +40,96 @@ type TreeSink interface {
 	Take(item Item) (io.Writer, error)
 }
 
+// KindName is what a kind of entry is called in output.
+func KindName(k volume.EntryKind) string {
+	switch k {
+	case volume.FileEntry:
+		return "file"
+	case volume.DirEntry:
+		return "dir"
+	case volume.SymlinkEntry:
+		return "symlink"
+	case volume.FifoEntry:
+		return "fifo"
+	case volume.CharEntry:
+		return "char"
+	case volume.BlockEntry:
+		return "block"
+	}
+	return fmt.Sprintf("kind %d", k)
+}
+
 // PutTree stores what src gives as a tree and returns its link, as Put does.
-// Name, mode, time and size of q are not looked at: the root says its own, and
-// what is expected in bytes, for progress, or -1, is q.Size.
+// Name, mode and time of q are not looked at: the root says its own. Its size is
+// what is expected in bytes, for progress, or -1.
 func (n *Node) PutTree(ctx context.Context, q PutRequest, src TreeSource, progress func(Progress)) (PutResult, error) {
-	return PutResult{}, errors.New("not yet")
+	walk := func(ctx context.Context) (string, volume.Entry, io.Reader, error) {
+		item, r, err := src.Next(ctx)
+		return item.Path, item.Entry, r, err
+	}
+	return n.putRoot(ctx, q, progress, func(p *putter, keys *volume.Keys, o volume.Options) (volume.Link, volume.Entry, error) {
+		root, entry, _, err := volume.WriteTree(ctx, p, keys, q.Size, walk, o)
+		return volume.TreeLink(n.engine.network, root), entry, err
+	})
 }
 
 // GetTree gives sink what a source names: a tree with all below it, or one file
 // or other entry of it. q.Offset and q.Length are not looked at.
 func (n *Node) GetTree(ctx context.Context, q GetRequest, sink TreeSink, progress func(Progress)) error {
-	return errors.New("not yet")
+	_, at, err := n.open(ctx, q.Source)
+	if err != nil {
+		return err
+	}
+	e := at.Entry()
+	total := e.Size
+	if e.Kind == volume.DirEntry {
+		total = e.Bytes
+	}
+	done := int64(0)
+	return at.WriteTree(ctx, packsAhead, func(p volume.Path) (io.Writer, error) {
+		e := p.Entry()
+		w, err := sink.Take(Item{Path: p.Path, Entry: e})
+		if err != nil || w == nil || progress == nil || e.Kind != volume.FileEntry {
+			return w, err
+		}
+		from := done
+		done += e.Size
+		return &counted{w: w, progress: progress, done: from, total: total}, nil
+	})
 }
 
 // List gives what is in the directory that a source names, or with recursive all
 // that is below it; of anything else the entry itself, with the path "". yield
 // ends it with an error.
 func (n *Node) List(ctx context.Context, source string, recursive bool, yield func(Item) error) error {
-	return errors.New("not yet")
+	_, at, err := n.open(ctx, source)
+	if err != nil {
+		return err
+	}
+	if at.Entry().Kind != volume.DirEntry {
+		return yield(Item{Entry: at.Entry()})
+	}
+	if !recursive {
+		for c, err := range at.List(ctx) {
+			if err != nil {
+				return err
+			}
+			if err := yield(Item{Path: c.Entry().Name, Entry: c.Entry()}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	for p, err := range at.Walk(ctx) {
+		if err != nil {
+			return err
+		}
+		if p.Path == "" {
+			continue
+		}
+		if err := yield(Item{Path: p.Path, Entry: p.Entry()}); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -112,6 +112,16 @@ func ParseLink(text string) (Link, error) {
 	return l, nil
 }
 
+// CutPath cuts a source in two: the text of a link, and the path in the tree
+// that it leads to, which follows after a slash. Where there is none, path is "".
+func CutPath(source string) (link, path string) {
+	i := strings.IndexByte(source, '/')
+	if i < 0 {
+		return source, ""
+	}
+	return source[:i], strings.Trim(source[i:], "/")
+}
+
 // maxLinkText bounds the text of links, those of newer versions included.
 const maxLinkText = 1024
 
