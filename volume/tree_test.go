@@ -427,3 +427,60 @@ func FuzzList(f *testing.F) {
 		}
 	})
 }
+
+// smallFiles is a tree of n random files of 4 KiB in directories of 100.
+func smallFiles(n int) []leaf {
+	leaves := []leaf{aDir("")}
+	rng := rand.NewChaCha8([32]byte{5})
+	for i := range n {
+		if i%100 == 0 {
+			leaves = append(leaves, aDir(fmt.Sprintf("%06d", i/100)))
+		}
+		data := make([]byte, 4096)
+		_, _ = rng.Read(data)
+		leaves = append(leaves, aFile(fmt.Sprintf("%06d/%06d", i/100, i), data))
+	}
+	return leaves
+}
+
+// Content and metadata of small files, in packs of their own.
+func TestSmallFilesSharePacks(t *testing.T) {
+	p := newPacks()
+	leaves := smallFiles(10_000)
+	l, e, ids := writeTree(t, p, leaves, Options{})
+	data, meta := 0, 0
+	for id, b := range p.data {
+		if p.meta[id] {
+			meta += len(b)
+		} else {
+			data += len(b)
+		}
+	}
+	t.Logf("%d files, %d bytes: %d packs, %d bytes of content, %d of metadata", e.Files, e.Bytes, len(ids), data, meta)
+	if len(ids) > 4 || float64(data+2*meta) > 1.3*float64(e.Bytes) { // metadata is twice as redundant
+		t.Errorf("%d packs with %d and %d bytes for %d files", len(ids), data, meta, e.Files)
+	}
+	sameTree(t, openTree(t, p, l), leaves, 2)
+}
+
+func BenchmarkWriteTree(b *testing.B) {
+	leaves := smallFiles(10_000)
+	b.SetBytes(10_000 * 4096)
+	for b.Loop() {
+		writeTree(b, newPacks(), leaves, Options{})
+	}
+	b.ReportMetric(float64(10_000*b.N)/b.Elapsed().Seconds(), "files/s")
+}
+
+func BenchmarkReadTree(b *testing.B) {
+	p := newPacks()
+	l, _, _ := writeTree(b, p, smallFiles(10_000), Options{})
+	b.SetBytes(10_000 * 4096)
+	for b.Loop() {
+		err := openTree(b, p, l).WriteTree(b.Context(), 2, func(Path) (io.Writer, error) { return io.Discard, nil })
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(10_000*b.N)/b.Elapsed().Seconds(), "files/s")
+}
