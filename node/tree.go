@@ -68,7 +68,7 @@ func (n *Node) PutTree(ctx context.Context, q PutRequest, src TreeSource, progre
 		return item.Path, item.Entry, r, err
 	}
 	return n.putRoot(ctx, q, progress, func(p *putter, keys *volume.Keys, o volume.Options) (volume.Link, volume.Entry, error) {
-		root, entry, _, err := volume.WriteTree(ctx, p, keys, q.Size, walk, o)
+		root, entry, _, _, err := volume.WriteTree(ctx, p, keys, q.Size, walk, o)
 		return volume.TreeLink(n.engine.network, root), entry, err
 	})
 }

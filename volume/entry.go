@@ -88,6 +88,7 @@ type Entry struct {
 	Sparse bool   // a file with holes: runs of zeros take no space where it is written
 	Files  int64  // of a directory: entries below it that are no directories
 	Bytes  int64  // of a directory: content of all files below it
+	Inode  uint64 // where it was read, to tell later whether it is as it was; 0: not known
 
 	inline    []byte   // the content of a tiny file or directory
 	depth     int      // 0: parts are chunks; d: nodes of level d-1
@@ -139,6 +140,7 @@ type fullBody struct {
 	Sparse bool
 	Files  int64
 	Bytes  int64
+	Inode  uint64
 }
 
 // encMode and decMode are the one way we write and read CBOR: deterministic
@@ -169,7 +171,7 @@ func must[T any](v T, err error) T {
 
 // version is that of the encoding of e.
 func (e *Entry) version() byte {
-	if e.Kind == FileEntry && e.UID == NoOwner && e.GID == NoOwner && e.Group == 0 && !e.Sparse {
+	if e.Kind == FileEntry && e.UID == NoOwner && e.GID == NoOwner && e.Group == 0 && !e.Sparse && e.Inode == 0 {
 		return entryPlain
 	}
 	return entryFull
@@ -223,7 +225,7 @@ func (e *Entry) marshal() ([]byte, error) {
 	}
 	return encMode.Marshal(&fullBody{
 		plainFields: body, UID: e.UID, GID: e.GID, Target: []byte(e.Target), Device: e.Device, Group: e.Group,
-		Sparse: e.Sparse, Files: e.Files, Bytes: e.Bytes,
+		Sparse: e.Sparse, Files: e.Files, Bytes: e.Bytes, Inode: e.Inode,
 	})
 }
 
@@ -278,6 +280,7 @@ func decodeEntryBody(b []byte) (*Entry, error) {
 		Sparse: body.Sparse,
 		Files:  body.Files,
 		Bytes:  body.Bytes,
+		Inode:  body.Inode,
 		inline: body.Inline,
 		depth:  int(body.Depth),
 	}

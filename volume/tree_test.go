@@ -86,7 +86,7 @@ func everything() []leaf {
 
 func writeTree(t testing.TB, p *packs, leaves []leaf, opt Options) (Link, Entry, []pack.ID) {
 	t.Helper()
-	root, entry, ids, err := WriteTree(context.Background(), p, &testKeys, -1, walkOf(leaves), opt)
+	root, entry, ids, _, err := WriteTree(context.Background(), p, &testKeys, -1, walkOf(leaves), opt)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -264,7 +264,7 @@ func TestWhatCannotBeReadIsLeftOut(t *testing.T) {
 	}
 
 	bad.fail = errors.New("disk on fire")
-	_, _, _, err := WriteTree(t.Context(), newPacks(), &testKeys, -1, walkOf([]leaf{aDir(""), aDir("b"), bad}), Options{})
+	_, _, _, _, err := WriteTree(t.Context(), newPacks(), &testKeys, -1, walkOf([]leaf{aDir(""), aDir("b"), bad}), Options{})
 	if !errors.Is(err, bad.fail) {
 		t.Errorf("got %v, want %v", err, bad.fail)
 	}
@@ -288,7 +288,7 @@ func TestTreeOutOfOrderIsRefused(t *testing.T) {
 		"slash at the end":      {aDir(""), aDir("a"), aFile("a/", nil)},
 	} {
 		p := newPacks()
-		if _, _, _, err := WriteTree(t.Context(), p, &testKeys, -1, walkOf(leaves), Options{}); err == nil {
+		if _, _, _, _, err := WriteTree(t.Context(), p, &testKeys, -1, walkOf(leaves), Options{}); err == nil {
 			t.Errorf("%s: taken", name)
 		}
 		p.wg.Wait()
@@ -298,7 +298,7 @@ func TestTreeOutOfOrderIsRefused(t *testing.T) {
 		deep = append(deep, aDir(path))
 		path += "/d"
 	}
-	if _, _, _, err := WriteTree(t.Context(), newPacks(), &testKeys, -1, walkOf(deep), Options{}); err == nil {
+	if _, _, _, _, err := WriteTree(t.Context(), newPacks(), &testKeys, -1, walkOf(deep), Options{}); err == nil {
 		t.Error("too deep: taken")
 	}
 }
@@ -308,7 +308,7 @@ func TestTreeOutOfOrderIsRefused(t *testing.T) {
 func TestListsAreCutWhereNamesSaySo(t *testing.T) {
 	cuts := func(skip int) map[string]bool {
 		w := newWriter(newPacks(), &testKeys, Info{Size: -1}, Options{})
-		if err := w.open(aDir("").e, ""); err != nil {
+		if err := w.open(t.Context(), aDir("").e, "", nil); err != nil {
 			t.Fatal(err)
 		}
 		d, at := w.dirs[0], map[string]bool{}
@@ -483,4 +483,116 @@ func BenchmarkReadTree(b *testing.B) {
 		}
 	}
 	b.ReportMetric(float64(10_000*b.N)/b.Elapsed().Seconds(), "files/s")
+}
+
+// as gives leaves without readers for those files that before has as they are.
+func as(before, leaves []leaf) Walk {
+	was := map[string]leaf{}
+	for _, l := range before {
+		was[l.path] = l
+	}
+	next := walkOf(leaves)
+	return func(ctx context.Context) (string, Entry, io.Reader, error) {
+		path, e, r, err := next(ctx)
+		if b, ok := was[path]; ok && err == nil && b.e.Kind == e.Kind && b.e.Size == e.Size && b.e.MTime.Equal(e.MTime) {
+			r = nil
+		}
+		return path, e, r, err
+	}
+}
+
+func TestASecondPutStoresWhatIsNew(t *testing.T) {
+	leaves := append(smallFiles(2000), aFile("zlarge", content(40<<20, 0, 9)))
+	touch := func(i int, data []byte) []leaf {
+		out := slices.Clone(leaves)
+		out[i].data, out[i].e.Size, out[i].e.MTime = data, int64(len(data)), time.Unix(1_800_000_000, 0)
+		return out
+	}
+	i := len(leaves) - 1
+	oneByte := slices.Clone(leaves[i].data)
+	oneByte[20<<20]++
+	for name, c := range map[string]struct {
+		now  []leaf
+		most int // bytes that may be new
+	}{
+		"nothing":        {leaves, 64 << 10},
+		"one small file": {touch(1000, []byte("new")), 64 << 10},
+		"one byte":       {touch(i, oneByte), 12 << 20},
+		"a name less":    {slices.Delete(slices.Clone(leaves), 1000, 1001), 64 << 10},
+		"a name more":    {append(slices.Clone(leaves), aFile("zz", content(5000, 0, 1))), 64 << 10},
+		"another kind":   {append(slices.Clone(leaves[:i]), leaf{path: "zlarge", e: Entry{Kind: SymlinkEntry, Name: "zlarge", Target: "x"}}), 64 << 10},
+		"all gone":       {[]leaf{aDir("")}, 64 << 10},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newPacks()
+			l, _, ids := writeTree(t, p, leaves, Options{})
+			before := len(p.data)
+			opt := Options{Parent: openTree(t, p, l)}
+			root, e, written, kept, err := WriteTree(t.Context(), p, &testKeys, -1, as(leaves, c.now), opt)
+			if err != nil {
+				t.Fatal(err)
+			}
+			size := 0
+			for _, id := range written {
+				size += len(p.data[id])
+				if slices.Contains(ids, id) {
+					t.Errorf("pack %s was there before", id.Short())
+				}
+			}
+			for _, id := range kept {
+				if !slices.Contains(ids, id) {
+					t.Errorf("pack %s was not there before", id.Short())
+				}
+			}
+			t.Logf("%d packs with %d bytes are new, %d of %d are kept", len(written), size, len(kept), before)
+			if size > c.most {
+				t.Errorf("%d bytes are new, want %d at most", size, c.most)
+			}
+			f := openTree(t, p, TreeLink(testNetwork, root))
+			got, err := f.Packs(t.Context())
+			if err != nil || len(got) != len(written)+len(kept) {
+				t.Errorf("got %d packs, %v, want %d and %d", len(got), err, len(written), len(kept))
+			}
+			for id := range p.data { // what the inventory lists is enough
+				if !slices.Contains(got, id) {
+					delete(p.data, id)
+				}
+			}
+			sameTree(t, f, c.now, 1)
+
+			// A third put of the same is as small, and its lists are those of the second.
+			_, again, written, _, err := WriteTree(t.Context(), p, &testKeys, -1, as(c.now, c.now), Options{Parent: f})
+			if err != nil || again.Files != e.Files || again.Bytes != e.Bytes || len(written) != 1 {
+				t.Errorf("third put: got %d packs, %d files, %v", len(written), again.Files, err)
+			}
+			p.allClosed(t)
+		})
+	}
+}
+
+func TestWhatIsNotAsItWasIsRefused(t *testing.T) {
+	p := newPacks()
+	leaves := []leaf{aDir(""), aFile("a", content(3000, 0, 1)), aDir("d")}
+	l, _, _ := writeTree(t, p, leaves, Options{})
+	older := aFile("a", leaves[1].data)
+	older.e.MTime = time.Unix(1, 0)
+	for name, f := range map[string]leaf{
+		"another time": older,
+		"another size": aFile("a", leaves[1].data[:2999]),
+		"not there":    aFile("b", leaves[1].data),
+		"a directory":  aFile("d", nil),
+	} {
+		given := false
+		walk := func(context.Context) (string, Entry, io.Reader, error) {
+			if !given {
+				given = true
+				return "", leaves[0].e, nil, nil
+			}
+			return f.path, f.e, nil, nil
+		}
+		if _, _, _, _, err := WriteTree(t.Context(), p, &testKeys, -1, walk, Options{Parent: openTree(t, p, l)}); !errors.Is(err, ErrStale) {
+			t.Errorf("%s: got %v, want %v", name, err, ErrStale)
+		}
+	}
+	p.allClosed(t)
 }

@@ -1,11 +1,14 @@
 package volume
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/p2pfs/p2pfs/chunk"
@@ -59,14 +62,18 @@ type Walk func(ctx context.Context) (path string, e Entry, r io.Reader, err erro
 // WriteTree stores a tree, as WriteFile does a file. Of the entries that walk
 // gives, name, kind, mode, owner, time, attributes, and those fields count that
 // belong to the kind; the size of a file is that of its content, or -1. Files
-// whose readers fail with ErrLeftOut are not in the tree.
-func WriteTree(ctx context.Context, sink Sink, keys *Keys, size int64, walk Walk, opt Options) (root pack.Ref, entry Entry, packs []pack.ID, err error) {
+// whose readers fail with ErrLeftOut are not in the tree. A file without a reader is
+// one that has the content which the parent has at its path; where that has another
+// size or time, the error wraps ErrStale.
+//
+// Beside what WriteFile gives, kept are the packs of the parent that the tree needs too.
+func WriteTree(ctx context.Context, sink Sink, keys *Keys, size int64, walk Walk, opt Options) (root pack.Ref, entry Entry, packs, kept []pack.ID, err error) {
 	w := newWriter(sink, keys, Info{Size: size}, opt)
 	defer w.close()
 	if err := w.tree(ctx, walk); err != nil {
-		return pack.Ref{}, Entry{}, nil, fmt.Errorf("write tree: %w", err)
+		return pack.Ref{}, Entry{}, nil, nil, fmt.Errorf("write tree: %w", err)
 	}
-	return w.root, w.entry, w.packs, nil
+	return w.root, w.entry, w.packs, slices.SortedFunc(maps.Keys(w.kept), func(a, b pack.ID) int { return bytes.Compare(a[:], b[:]) }), nil
 }
 
 // dir is a directory of which not all is in its entry yet.
@@ -75,6 +82,9 @@ type dir struct {
 	path  string
 	last  string // name that came last
 	queue []waiting
+
+	former *former                // nil: the parent of the tree has none of that path
+	lists  map[chunk.Key]pack.Ref // chunks of the list that it has
 
 	listed []Entry // that will be in the next chunk of the list
 	bytes  int     // of those
@@ -124,7 +134,7 @@ func (w *writer) tree(ctx context.Context, walk Walk) error {
 	if err != nil {
 		return err
 	}
-	if err := w.open(e, ""); err != nil {
+	if err := w.open(ctx, e, "", w.opt.Parent); err != nil {
 		return err
 	}
 	for {
@@ -159,8 +169,8 @@ func (w *writer) tree(ctx context.Context, walk Walk) error {
 	return w.sink.Wait(ctx)
 }
 
-// open begins a directory.
-func (w *writer) open(e Entry, path string) error {
+// open begins a directory, which was there in the parent where was is not nil.
+func (w *writer) open(ctx context.Context, e Entry, path string, was *File) error {
 	e.Size, e.Files, e.Bytes = 0, 0, 0
 	if err := e.check(); err != nil {
 		return err
@@ -168,7 +178,15 @@ func (w *writer) open(e Entry, path string) error {
 	if len(w.dirs) >= MaxDepth {
 		return fmt.Errorf("more than %d directories deep", MaxDepth)
 	}
-	w.dirs = append(w.dirs, &dir{entry: e, path: path})
+	d := &dir{entry: e, path: path}
+	if d.former = newFormer(ctx, was); d.former != nil {
+		var err error
+		if d.lists, err = was.chunks(ctx); err != nil {
+			d.former.close()
+			return err
+		}
+	}
+	w.dirs = append(w.dirs, d)
 	return nil
 }
 
@@ -197,8 +215,12 @@ func (w *writer) item(ctx context.Context, path string, e Entry, r io.Reader) er
 		return fmt.Errorf("%w: %q after %q", ErrOrder, name, d.last)
 	}
 	d.last = name
+	was, err := d.former.find(name)
+	if err != nil {
+		return err
+	}
 	if e.Kind == DirEntry {
-		return w.open(e, path)
+		return w.open(ctx, e, path, was)
 	}
 	size := e.Size
 	e.Size = 0
@@ -206,8 +228,16 @@ func (w *writer) item(ctx context.Context, path string, e Entry, r io.Reader) er
 		return err
 	}
 	q := waiting{entry: e}
-	if e.Kind == FileEntry {
+	switch {
+	case e.Kind == FileEntry && r == nil:
+		if err := w.same(ctx, &q.entry, was, size); err != nil {
+			return err
+		}
+	case e.Kind == FileEntry:
 		w.reading = &reading{maxInline: treeInline}
+		if w.former, err = was.chunks(ctx); err != nil {
+			return err
+		}
 		if err := w.read(ctx, size, r); err != nil {
 			if errors.Is(err, ErrLeftOut) && ctx.Err() == nil {
 				w.reading = &reading{} // what was read of it stays in a pack, and nothing refers to it
@@ -224,7 +254,9 @@ func (w *writer) item(ctx context.Context, path string, e Entry, r io.Reader) er
 func (w *writer) closeDir(ctx context.Context) error {
 	n := len(w.dirs) - 1
 	d := w.dirs[n]
-	// It is the parent's from now on, which is where its refs are named.
+	d.former.close()
+	d.former = nil
+	// It is its parent's from now on, which is where its refs are named.
 	w.dirs = w.dirs[:n]
 	return w.queue(ctx, w.dirs[n-1], waiting{entry: d.entry, dir: d})
 }
@@ -302,12 +334,12 @@ func (w *writer) list(ctx context.Context, d *dir) error {
 
 // listEntry adds an entry of which all is known to the list of d.
 func (w *writer) listEntry(ctx context.Context, d *dir, e Entry) error {
-	files, bytes := int64(1), e.Size
+	files, total := int64(1), e.Size
 	if e.Kind == DirEntry {
-		files, bytes = e.Files, e.Bytes
+		files, total = e.Files, e.Bytes
 	}
 	d.entry.Files += files
-	d.entry.Bytes += bytes
+	d.entry.Bytes += total
 	if d.entry.Bytes < 0 {
 		return ErrTooLarge
 	}
@@ -380,7 +412,8 @@ func (w *writer) putList(ctx context.Context, d *dir) error {
 	}
 	d.listed, d.bytes = d.listed[:0], 0
 	d.size += int64(len(plain))
-	return w.push(ctx, &d.levels, 0, part{Ref: w.putMeta(plain), under: uint64(len(plain))})
+	ref := w.putNew(plain, d.lists)
+	return w.push(ctx, &d.levels, 0, part{Ref: ref, under: uint64(len(plain))})
 }
 
 // endDir makes the list of d, all of which is known, its entry's.

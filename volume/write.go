@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -49,6 +50,9 @@ type Options struct {
 	PackBytes int
 	// Buffers are for the content of packs; nil: three of its own.
 	Buffers *Buffers
+	// Parent is the root of an earlier tree of the same volume, whose chunks are
+	// not stored again; nil: there is none.
+	Parent *File
 	// Progress is called now and then with the number of bytes of content
 	// that are in packs so far, from one goroutine.
 	Progress func(done int64)
@@ -118,10 +122,11 @@ type writer struct {
 	packs []pack.ID // finished, in order
 	done  int64     // bytes of content so far
 
-	small    sealing // the buffers of readSmall
-	*reading         // under way
-	dirs     []*dir  // of a tree: those that are open, the root first
-	waits    int     // entries in their queues
+	small    sealing          // the buffers of readSmall
+	*reading                  // under way
+	dirs     []*dir           // of a tree: those that are open, the root first
+	waits    int              // entries in their queues
+	kept     map[pack.ID]bool // packs of the parent that the tree needs
 
 	root  pack.Ref
 	entry Entry
@@ -133,7 +138,8 @@ type reading struct {
 	size      int64 // so far
 	maxInline int
 	inline    []byte
-	pending   []place // whose refs are not in levels yet, in order
+	former    map[chunk.Key]pack.Ref // chunks that the parent has of the file
+	pending   []place                // whose refs are not in levels yet, in order
 	levels    levels
 }
 
@@ -202,6 +208,9 @@ func (w *writer) close() {
 			b.buffers.put(b.buf)
 			b.id = nil
 		}
+	}
+	for _, d := range w.dirs {
+		d.former.close()
 	}
 }
 
@@ -366,6 +375,10 @@ func (w *writer) add(ctx context.Context, s *sealing) error {
 		return nil
 	}
 	p, ok := w.known[s.key]
+	if ref, had := w.former[s.key]; had && !ok {
+		w.keep(ref.Pack)
+		p, ok = place{ref: ref, pack: &ref.Pack}, true
+	}
 	if !ok {
 		if w.data.id != nil && w.data.Room() < len(s.sealed) {
 			if err := w.finishData(ctx); err != nil {
@@ -515,8 +528,15 @@ func (w *writer) reserve(ctx context.Context, n int) error {
 }
 
 // putMeta adds a chunk to the metadata pack. The pack of the ref is zero.
-func (w *writer) putMeta(plain []byte) pack.Ref {
+func (w *writer) putMeta(plain []byte) pack.Ref { return w.putNew(plain, nil) }
+
+// putNew is putMeta unless the chunk is one of those that were there before.
+func (w *writer) putNew(plain []byte, before map[chunk.Key]pack.Ref) pack.Ref {
 	sealed, key := chunk.Seal(nil, &w.keys.Convergence, plain)
+	if ref, ok := before[key]; ok {
+		w.keep(ref.Pack)
+		return ref
+	}
 	return pack.Ref{Off: uint32(w.meta.Append(sealed)), Len: uint32(len(sealed)), Size: uint64(len(plain)), Key: key}
 }
 
@@ -540,7 +560,10 @@ func (w *writer) finishMeta(ctx context.Context) error {
 func (w *writer) finishRoot(ctx context.Context) error {
 	// The inventory lists all packs but the one it is in: so it has to be
 	// known which that is before it is written.
-	n := len(w.packs) + 1
+	for _, id := range w.packs { // content that was there before, all of a pack of it
+		delete(w.kept, id)
+	}
+	n := len(w.packs) + len(w.kept) + 1
 	room := chunk.MaxSealed(MaxEntry) + n*33 + (n/pack.MaxInventoryIDs+2)*256
 	if err := w.reserve(ctx, room); err != nil {
 		return err
@@ -564,7 +587,7 @@ func (w *writer) finishRoot(ctx context.Context) error {
 
 // putInventory writes the inventory of all finished packs.
 func (w *writer) putInventory() pack.Ref {
-	ids := append([]pack.ID(nil), w.packs...)
+	ids := slices.AppendSeq(slices.Clone(w.packs), maps.Keys(w.kept))
 	invs := pack.NewInventory(ids)
 	for depth := 1; ; depth++ {
 		refs := make([]pack.Ref, len(invs))
