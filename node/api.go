@@ -71,6 +71,13 @@ type PutRequest struct {
 	Size       int64           // bytes to come, -1 if unknown
 	Redundancy *erasure.Scheme // nil: chosen by the number of peers that accept
 	Expires    time.Duration   // 0: never
+
+	// Source says what is put, such as a path with the name of the machine: by
+	// it Parent finds what was put of the same before. Parent is the link to an
+	// earlier tree, as Parent gave it: of that files are taken over which the
+	// source gives without a reader. Both are for trees, and may be "".
+	Source string
+	Parent string
 }
 
 // PutResult says what a put stored.
@@ -79,6 +86,7 @@ type PutResult struct {
 	Bytes    int64   `json:"bytes"`           // plain bytes
 	Files    int64   `json:"files,omitempty"` // of a tree: entries that are no directories
 	Packs    int     `json:"packs"`           // packs of the file or tree, metadata included
+	NewBytes int64   `json:"new_bytes"`       // of those that were not there before, without redundancy
 	K        int     `json:"k"`               // of the pack that survives the fewest losses: its own k′
 	N        int     `json:"n"`               // and its k′ + m
 	Stored   int     `json:"stored"`          // shards of that pack that are durable

@@ -25,15 +25,18 @@ const packsAhead = 2
 // some are missing. Errors have the codes NoPeers, Usage, Failed.
 func (n *Node) Put(ctx context.Context, q PutRequest, r io.Reader, progress func(Progress)) (PutResult, error) {
 	info := volume.Info{Name: q.Name, Mode: q.Mode, MTime: q.ModTime, Size: q.Size}
-	return n.putRoot(ctx, q, progress, func(p *putter, keys *volume.Keys, o volume.Options) (volume.Link, volume.Entry, error) {
+	return n.putRoot(ctx, q, progress, func(p *putter, keys *volume.Keys, o volume.Options) (volume.Link, volume.Entry, []pack.ID, error) {
 		root, entry, _, err := volume.WriteFile(ctx, p, keys, info, r, o)
-		return volume.FileLink(n.engine.network, root), entry, err
+		return volume.FileLink(n.engine.network, root), entry, nil, err
 	})
 }
 
-// putRoot stores what write writes, and what is told of it in the end.
-func (n *Node) putRoot(ctx context.Context, q PutRequest, progress func(Progress),
-	write func(*putter, *volume.Keys, volume.Options) (volume.Link, volume.Entry, error)) (PutResult, error) {
+// rootWriter writes a root: it gives its link and entry, and the packs that it
+// needs and that were there before.
+type rootWriter func(p *putter, keys *volume.Keys, o volume.Options) (link volume.Link, e volume.Entry, kept []pack.ID, err error)
+
+// putRoot stores what write writes, and tells in the end how well.
+func (n *Node) putRoot(ctx context.Context, q PutRequest, progress func(Progress), write rootWriter) (PutResult, error) {
 	begun := n.engine.clock.Now()
 	if q.Redundancy != nil {
 		if err := pack.CheckScheme(*q.Redundancy); err != nil {
@@ -52,7 +55,7 @@ func (n *Node) putRoot(ctx context.Context, q PutRequest, progress func(Progress
 	if progress != nil {
 		options.Progress = func(done int64) { progress(Progress{Done: done, Total: q.Size}) }
 	}
-	link, entry, err := write(p, &keys, options)
+	link, entry, kept, err := write(p, &keys, options)
 	if err == nil {
 		err = p.Wait(ctx)
 	}
@@ -74,10 +77,10 @@ func (n *Node) putRoot(ctx context.Context, q PutRequest, progress func(Progress
 	}
 	// A crash before this loses the row in the catalog, nothing else: what was
 	// put can be read by nobody, for nobody has its link yet.
-	owned := n.own(link, entry, p.packs)
+	owned := n.own(link, entry, q.Source, p.packs, kept)
 	worst := p.worst()
 	res := PutResult{
-		Link: link.String(), Bytes: entry.Size, Packs: len(p.packs),
+		Link: link.String(), Bytes: entry.Size, Packs: len(p.packs) + len(kept),
 		K: worst.k, N: worst.k + worst.m, Stored: len(worst.holders), Survives: len(worst.holders) - worst.k,
 		Seconds: n.engine.clock.Now().Sub(begun).Seconds(),
 	}
@@ -85,6 +88,7 @@ func (n *Node) putRoot(ctx context.Context, q PutRequest, progress func(Progress
 		res.Bytes, res.Files = entry.Bytes, entry.Files
 	}
 	for _, pk := range p.packs {
+		res.NewBytes += int64(pk.owned.Len)
 		if pk.missing() > 0 {
 			res.Partial = true
 		}

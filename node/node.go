@@ -120,6 +120,8 @@ type Node struct {
 	metrics net.Listener // nil: none are served
 	forget  func()       // ends the following of the membership
 
+	parents parents // what puts build on
+
 	left      chan struct{} // closed when all shards have been handed over
 	leaveOnce sync.Once
 

@@ -28,17 +28,29 @@ const (
 	removeTries = 3
 )
 
-// own writes a put into the catalog. The root's own pack comes last: where it
-// is, all are.
-func (n *Node) own(link volume.Link, entry volume.Entry, packs []*placed) error {
+// own writes a put into the catalog: the packs that it stored, and those of
+// its parent that it needs. The root's own pack comes last: where it is, all are.
+func (n *Node) own(link volume.Link, entry volume.Entry, source string, packs []*placed, kept []pack.ID) error {
 	root := store.Root{
 		ID: store.RootOf(link.Root.Pack, link.Root.Off), Link: link.String(), Name: entry.Name,
-		Bytes: entry.Size, Time: n.engine.clock.Now().UnixMilli(),
+		Bytes: entry.Size, Time: n.engine.clock.Now().UnixMilli(), Source: source,
 	}
-	list := make([]store.OwnedPack, 0, len(packs))
+	if entry.Kind == volume.DirEntry {
+		root.Bytes = entry.Bytes
+	}
+	list := make([]store.OwnedPack, 0, len(packs)+len(kept))
+	for _, id := range kept {
+		p, err := n.engine.store.OwnedPack(id)
+		if err != nil {
+			return err
+		}
+		list = append(list, p)
+	}
 	for _, p := range packs {
 		list = append(list, p.owned)
-		if x := p.owned.Expires; x != 0 && (root.Expires == 0 || x < root.Expires) {
+	}
+	for _, p := range list {
+		if x := p.Expires; x != 0 && (root.Expires == 0 || x < root.Expires) {
 			root.Expires = x
 		}
 	}
@@ -63,6 +75,10 @@ func (n *Node) Remove(ctx context.Context, text string) (RemoveResult, error) {
 	if err := l.Usable(); err != nil {
 		return RemoveResult{}, &Error{Code: Refused, Hint: "remove by the link that put printed", Err: err}
 	}
+	if !n.parents.remove(store.RootOf(l.Root.Pack, l.Root.Off)) {
+		return RemoveResult{}, fail(Failed, "remove it when that put has ended", "a put is using it as what was there before, or it is being removed")
+	}
+	defer n.parents.removed(store.RootOf(l.Root.Pack, l.Root.Off))
 	for try := 1; ; try++ {
 		res, err := n.remove(ctx, l)
 		if !errors.Is(err, store.ErrOld) || try == removeTries {

@@ -4,7 +4,10 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"sync"
 
+	"github.com/p2pfs/p2pfs/pack"
+	"github.com/p2pfs/p2pfs/store"
 	"github.com/p2pfs/p2pfs/volume"
 )
 
@@ -21,7 +24,8 @@ type Item struct {
 // a directory.
 type TreeSource interface {
 	// Next gives the next item, or io.EOF. The reader gives the content of a
-	// file and is nil for all else; it is good until Next is called again, which
+	// file, and is nil for all else and for a file that is as it was in the
+	// parent of the put; it is good until Next is called again, which
 	// may be before all was read. A reader that fails with an error that wraps
 	// ErrLeftOut takes its file out of the put and nothing else; any other
 	// error ends the put.
@@ -63,14 +67,133 @@ func KindName(k volume.EntryKind) string {
 // Name, mode and time of q are not looked at: the root says its own. Its size is
 // what is expected in bytes, for progress, or -1.
 func (n *Node) PutTree(ctx context.Context, q PutRequest, src TreeSource, progress func(Progress)) (PutResult, error) {
+	var parent *volume.File
+	if q.Parent != "" {
+		l, err := n.link(q.Parent)
+		if err != nil {
+			return PutResult{}, err
+		}
+		id := store.RootOf(l.Root.Pack, l.Root.Off)
+		if !n.parents.use(id) {
+			return PutResult{}, fail(Failed, "put it again", "what was there before is being removed")
+		}
+		defer n.parents.used(id)
+		root, err := n.engine.store.Root(id)
+		if err == nil && !n.fits(ctx, root, q) {
+			err = store.ErrNotFound
+		}
+		if err != nil {
+			return PutResult{}, fail(Failed, "put it again", "what was there before is not any more: %w", err)
+		}
+		if parent, _, err = n.open(ctx, q.Parent); err != nil {
+			return PutResult{}, err
+		}
+	}
 	walk := func(ctx context.Context) (string, volume.Entry, io.Reader, error) {
 		item, r, err := src.Next(ctx)
 		return item.Path, item.Entry, r, err
 	}
-	return n.putRoot(ctx, q, progress, func(p *putter, keys *volume.Keys, o volume.Options) (volume.Link, volume.Entry, error) {
-		root, entry, _, _, err := volume.WriteTree(ctx, p, keys, q.Size, walk, o)
-		return volume.TreeLink(n.engine.network, root), entry, err
+	return n.putRoot(ctx, q, progress, func(p *putter, keys *volume.Keys, o volume.Options) (volume.Link, volume.Entry, []pack.ID, error) {
+		o.Parent = parent
+		root, entry, _, kept, err := volume.WriteTree(ctx, p, keys, q.Size, walk, o)
+		return volume.TreeLink(n.engine.network, root), entry, kept, err
 	})
+}
+
+// Parent gives the link to the tree that was put last with the same source as
+// q, if all of it is stored as q wants it, or "".
+func (n *Node) Parent(ctx context.Context, q PutRequest) (string, error) {
+	if q.Source == "" {
+		return "", nil
+	}
+	var last store.Root
+	for r, err := range n.engine.store.Roots(ctx) {
+		if err != nil {
+			return "", err
+		}
+		if r.Source == q.Source && r.Time > last.Time {
+			last = r
+		}
+	}
+	l, err := volume.ParseLink(last.Link)
+	if err != nil || l.Kind != volume.KindTree || l.In(n.engine.network) != nil || !n.fits(ctx, last, q) {
+		return "", nil
+	}
+	return last.Link, nil
+}
+
+// fits tells whether the packs under a root are stored as q wants it.
+func (n *Node) fits(ctx context.Context, root store.Root, q PutRequest) bool {
+	until := uint64(0)
+	if q.Expires > 0 {
+		until = uint64(n.engine.clock.Now().Add(q.Expires).UnixMilli())
+	}
+	some := false
+	for id, err := range n.engine.store.PacksOf(ctx, root.ID) {
+		if err != nil {
+			return false
+		}
+		p, err := n.engine.store.OwnedPack(id)
+		if err != nil || p.Given != (q.Redundancy != nil) || p.Expires != 0 && (until == 0 || p.Expires < until) {
+			return false
+		}
+		if s := q.Redundancy; s != nil && p.Scheme != *s && (!p.Meta || p.Scheme != metaScheme(*s)) {
+			return false
+		}
+		some = true
+	}
+	return some
+}
+
+// parents says which roots puts build on, and which are being removed: none is
+// both.
+type parents struct {
+	mu   sync.Mutex
+	puts map[store.RootID]int // that build on it; -1: it is being removed
+}
+
+// use begins to build on a root, or reports false.
+func (p *parents) use(id store.RootID) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.puts == nil {
+		p.puts = make(map[store.RootID]int)
+	}
+	if p.puts[id] < 0 {
+		return false
+	}
+	p.puts[id]++
+	return true
+}
+
+// used ends what use began.
+func (p *parents) used(id store.RootID) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.puts[id]--; p.puts[id] == 0 {
+		delete(p.puts, id)
+	}
+}
+
+// remove begins to remove a root, or reports false.
+func (p *parents) remove(id store.RootID) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.puts == nil {
+		p.puts = make(map[store.RootID]int)
+	}
+	if p.puts[id] != 0 {
+		return false
+	}
+	p.puts[id] = -1
+	return true
+}
+
+// removed ends what remove began.
+func (p *parents) removed(id store.RootID) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.puts, id)
 }
 
 // GetTree gives sink what a source names: a tree with all below it, or one file

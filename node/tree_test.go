@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/p2pfs/p2pfs/erasure"
+	"github.com/p2pfs/p2pfs/store"
 	"github.com/p2pfs/p2pfs/volume"
 )
 
@@ -20,7 +21,8 @@ type items struct {
 	list []Item
 	data [][]byte
 	next int
-	bad  string // path of a file that cannot be read
+	bad  string                 // path of a file that cannot be read
+	same func(path string) bool // files as they were in the parent; nil: none
 }
 
 func (s *items) Next(context.Context) (Item, io.Reader, error) {
@@ -30,6 +32,9 @@ func (s *items) Next(context.Context) (Item, io.Reader, error) {
 	i := s.next
 	s.next++
 	if s.list[i].Entry.Kind != volume.FileEntry {
+		return s.list[i], nil, nil
+	}
+	if s.same != nil && s.same(s.list[i].Path) {
 		return s.list[i], nil, nil
 	}
 	if s.list[i].Path == s.bad {
@@ -216,5 +221,77 @@ func TestATreeIsRemovedWithAllItsPacks(t *testing.T) {
 	}
 	if err := m.client().node().GetTree(t.Context(), GetRequest{Source: res.Link}, new(items), nil); err != nil {
 		t.Errorf("put again: %v", err)
+	}
+}
+
+func TestASecondPutSendsWhatIsNew(t *testing.T) {
+	m := newMemNet(t, 304, 10, 0)
+	owner := m.client().node()
+	q := PutRequest{Size: -1, Source: "here:/photos"}
+	if p, err := owner.Parent(t.Context(), q); p != "" || err != nil {
+		t.Errorf("before the first: got %q, %v", p, err)
+	}
+	tree := aTree(10, 10)
+	first, err := owner.PutTree(t.Context(), q, tree, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, other := range map[string]PutRequest{
+		"another source": {Source: "here:/music"},
+		"no source":      {},
+		"redundancy":     {Source: q.Source, Redundancy: &erasure.Scheme{K: 2, M: 3}},
+	} {
+		if p, err := owner.Parent(t.Context(), other); p != "" || err != nil {
+			t.Errorf("%s: got %q, %v", name, p, err)
+		}
+	}
+	if q.Parent, err = owner.Parent(t.Context(), q); err != nil || q.Parent != first.Link {
+		t.Fatalf("got %q, %v, want %q", q.Parent, err, first.Link)
+	}
+	tree.data[5] = random(999, 5000)
+	tree.list[5].Entry.Size, tree.list[5].Entry.MTime = 5000, time.Unix(10, 0)
+	tree.next, tree.same = 0, func(path string) bool { return path != tree.list[5].Path }
+	second, err := owner.PutTree(t.Context(), q, tree, nil)
+	if err != nil || second.Files != first.Files || second.NewBytes > 64<<10 || second.Link == first.Link || first.NewBytes < 3<<20 {
+		t.Fatalf("got %+v, %v after %+v", second, err, first)
+	}
+	if p, err := owner.Parent(t.Context(), q); err != nil || p != second.Link {
+		t.Errorf("got %q, %v, want the second", p, err)
+	}
+	// The packs that both have stay as long as one of them does.
+	if done, err := owner.Remove(t.Context(), first.Link); err != nil || done.Kept == 0 {
+		t.Errorf("got %+v, %v, want packs kept", done, err)
+	}
+	got := new(items)
+	if err := m.client().node().GetTree(t.Context(), GetRequest{Source: second.Link}, got, nil); err != nil {
+		t.Fatal(err)
+	}
+	tree.equal(t, got)
+	tree.next = 0
+	if _, err := owner.PutTree(t.Context(), q, tree, nil); CodeOf(err) != Failed {
+		t.Errorf("on what was removed: got %v, want code %d", err, Failed)
+	}
+	if done, err := owner.Remove(t.Context(), second.Link); err != nil || done.Kept != 0 || done.Packs < second.Packs {
+		t.Errorf("got %+v, %v, want %d packs removed", done, err, second.Packs)
+	}
+}
+
+func TestWhatIsBuiltOnIsNotRemoved(t *testing.T) {
+	var p parents
+	id := store.RootID{1}
+	if !p.use(id) || !p.use(id) || p.remove(id) {
+		t.Error("removed while it is used")
+	}
+	p.used(id)
+	if p.remove(id) {
+		t.Error("removed while it is used by one")
+	}
+	p.used(id)
+	if !p.remove(id) || p.use(id) || p.remove(id) {
+		t.Error("used, or removed again, while it is being removed")
+	}
+	p.removed(id)
+	if !p.use(id) || len(p.puts) != 1 {
+		t.Error("not to be used afterwards")
 	}
 }

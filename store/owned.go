@@ -43,6 +43,7 @@ const (
 
 	maxRootName = 255
 	maxRootLink = 1 << 10
+	maxSource   = 4 << 10
 
 	flagMeta  = 1
 	flagGiven = 2
@@ -72,6 +73,7 @@ type Root struct {
 	Bytes   int64  // plain bytes
 	Time    int64  // when it was put last, Unix milliseconds; no two times the same
 	Expires uint64 // when the first of its packs expires, Unix milliseconds; 0: none does
+	Source  string // what was put, such as a path on the machine it was read on; at most 4 KiB, "" where nobody cares
 }
 
 // OwnedPack is what the owner of a pack knows of it.
@@ -87,7 +89,7 @@ type OwnedPack struct {
 }
 
 func (r *Root) check() error {
-	if len(r.Name) < 1 || len(r.Name) > maxRootName || len(r.Link) < 1 || len(r.Link) > maxRootLink || r.Bytes < 0 || r.Time < 0 {
+	if len(r.Name) < 1 || len(r.Name) > maxRootName || len(r.Link) < 1 || len(r.Link) > maxRootLink || len(r.Source) > maxSource || r.Bytes < 0 || r.Time < 0 {
 		return fmt.Errorf("root with a name of %d and a link of %d bytes: %w", len(r.Name), len(r.Link), ErrCorrupt)
 	}
 	return nil
@@ -95,14 +97,16 @@ func (r *Root) check() error {
 
 // encode gives the one encoding of r, which must be valid; the ID is the key.
 func (r *Root) encode() []byte {
-	b := make([]byte, 0, 27+len(r.Name)+len(r.Link))
+	b := make([]byte, 0, 29+len(r.Name)+len(r.Link)+len(r.Source))
 	b = binary.BigEndian.AppendUint64(b, uint64(r.Bytes))
 	b = binary.BigEndian.AppendUint64(b, uint64(r.Time))
 	b = binary.BigEndian.AppendUint64(b, r.Expires)
 	b = append(b, byte(len(r.Name)))
 	b = append(b, r.Name...)
 	b = binary.BigEndian.AppendUint16(b, uint16(len(r.Link)))
-	return append(b, r.Link...)
+	b = append(b, r.Link...)
+	b = binary.BigEndian.AppendUint16(b, uint16(len(r.Source)))
+	return append(b, r.Source...)
 }
 
 // decodeRoot reads what encode gave, and nothing else.
@@ -114,6 +118,11 @@ func decodeRoot(id RootID, b []byte) (Root, error) {
 		r.bad = true
 	} else {
 		root.Link = string(r.take(n))
+	}
+	if n := int(r.u16()); n > maxSource {
+		r.bad = true
+	} else {
+		root.Source = string(r.take(n))
 	}
 	if r.bad || len(r.b) > 0 || root.check() != nil {
 		return Root{}, fmt.Errorf("decode root: %w", ErrCorrupt)

@@ -17,7 +17,7 @@ import (
 
 var (
 	goldenRoot = Root{ID: RootOf(pack.ID{1}, 300), Link: "p2pfs:AbC-_", Name: "a b.pdf", Bytes: 5 << 30,
-		Time: 1_800_000_000_000, Expires: 1_900_000_000_000}
+		Time: 1_800_000_000_000, Expires: 1_900_000_000_000, Source: "/home/a b"}
 	goldenOwned = OwnedPack{ID: pack.ID{2}, Meta: true, Given: true, Scheme: erasure.Scheme{K: 4, M: 16},
 		Number: 1_800_000_000_001, Expires: 1_900_000_000_000, Len: 4096, Content: hashOf("content")}
 )
