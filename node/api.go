@@ -83,17 +83,17 @@ type PutRequest struct {
 // PutResult says what a put stored.
 type PutResult struct {
 	Link     string  `json:"link"`
-	Bytes    int64   `json:"bytes"`           // plain bytes
-	Files    int64   `json:"files,omitempty"` // of a tree: entries that are no directories
-	Packs    int     `json:"packs"`           // packs of the file or tree, metadata included
-	NewBytes int64   `json:"new_bytes"`       // of those that were not there before, without redundancy
-	K        int     `json:"k"`               // of the pack that survives the fewest losses: its own k′
-	N        int     `json:"n"`               // and its k′ + m
-	Stored   int     `json:"stored"`          // shards of that pack that are durable
+	Bytes    int64   `json:"bytes"`  // plain bytes
+	Packs    int     `json:"packs"`  // packs of the file or tree, metadata included
+	K        int     `json:"k"`      // of the pack that survives the fewest losses: its own k′
+	N        int     `json:"n"`      // and its k′ + m
+	Stored   int     `json:"stored"` // shards of that pack that are durable
 	Survives int     `json:"survives"`
 	Seconds  float64 `json:"seconds"`
 	Warning  string  `json:"warning,omitempty"` // in plain words: nothing is safe yet, fewer shards than asked
 	Partial  bool    `json:"partial,omitempty"` // some pack has fewer shards than asked: outcome Partial
+	Files    int64   `json:"files,omitempty"`   // of a tree: entries that are no directories
+	NewBytes int64   `json:"new_bytes"`         // of its packs that were not there before, without redundancy
 }
 
 // RemoveResult says what was removed.
