@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/p2pfs/p2pfs/node"
+	"github.com/p2pfs/p2pfs/volume"
 )
 
 // maxAnswerLen bounds an answer in JSON, in bytes.
@@ -60,15 +61,15 @@ func (c *Client) Put(ctx context.Context, q node.PutRequest, r io.Reader, progre
 	body := newPutBody(r)
 	defer body.stop()
 	defer context.AfterFunc(ctx, body.stop)()
-	result, err := c.put(ctx, q, body, progress)
+	result, err := c.put(ctx, "put", q, body, progress)
 	if cause := body.failed(); cause != nil {
 		return node.PutResult{}, cause // the rest is its consequence
 	}
 	return result, err
 }
 
-func (c *Client) put(ctx context.Context, q node.PutRequest, body io.ReadCloser, progress func(node.Progress)) (node.PutResult, error) {
-	resp, err := c.send(ctx, http.MethodPost, "put", putValues(q), body)
+func (c *Client) put(ctx context.Context, name string, q node.PutRequest, body io.ReadCloser, progress func(node.Progress)) (node.PutResult, error) {
+	resp, err := c.send(ctx, http.MethodPost, name, putValues(q), body)
 	if err != nil {
 		return node.PutResult{}, err
 	}
@@ -152,6 +153,101 @@ func copyBody(ctx context.Context, w io.Writer, r io.Reader, total int64, progre
 		}
 		if err != nil {
 			return lost(ctx, err)
+		}
+	}
+}
+
+// PutTree sends what src gives to the node.
+func (c *Client) PutTree(ctx context.Context, q node.PutRequest, src node.TreeSource, progress func(node.Progress)) (node.PutResult, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	body := newPutBody(&treeReader{ctx: ctx, src: src})
+	defer body.wait()
+	defer cancel() // a source that waits for something has to end for it
+	defer body.stop()
+	defer context.AfterFunc(ctx, body.stop)()
+	result, err := c.put(ctx, "puttree", q, body, progress)
+	if cause := body.failed(); cause != nil {
+		return node.PutResult{}, cause // the rest is its consequence
+	}
+	return result, err
+}
+
+// GetTree gives sink what the node sends. Its error is nil only if the node has
+// said, after the last item, that they are all.
+func (c *Client) GetTree(ctx context.Context, q node.GetRequest, sink node.TreeSink, progress func(node.Progress)) error {
+	resp, err := c.send(ctx, http.MethodGet, "gettree", url.Values{"source": {q.Source}}, nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	items := newItemReader(resp.Body)
+	buf := make([]byte, copyLen)
+	var p node.Progress
+	for first := true; ; first = false {
+		item, err := items.next()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return items.cause(ctx, err)
+		}
+		if first {
+			p.Total = item.Entry.Bytes // of a directory
+			if item.Entry.Kind == volume.FileEntry {
+				p.Total = item.Entry.Size
+			}
+		}
+		w, err := sink.Take(item)
+		if err != nil {
+			return err
+		}
+		if item.Entry.Kind != volume.FileEntry {
+			continue
+		}
+		if w == nil {
+			w = io.Discard
+		}
+		for {
+			n, err := items.read(buf)
+			if n > 0 {
+				if _, err := w.Write(buf[:n]); err != nil {
+					return err
+				}
+				p.Done += int64(n)
+				if progress != nil {
+					progress(p)
+				}
+			}
+			if err == io.EOF {
+				break
+			}
+			if err != nil {
+				return items.cause(ctx, err)
+			}
+		}
+	}
+}
+
+// List gives yield what the node lists, and ends with its first error.
+func (c *Client) List(ctx context.Context, source string, recursive bool, yield func(node.Item) error) error {
+	q := url.Values{"source": {source}, "recursive": {strconv.FormatBool(recursive)}}
+	resp, err := c.send(ctx, http.MethodGet, "list", q, nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	items := newItemReader(resp.Body)
+	items.bare = true
+	for {
+		item, err := items.next()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return items.cause(ctx, err)
+		}
+		if err := yield(item); err != nil {
+			return err
 		}
 	}
 }
@@ -355,6 +451,12 @@ func (b *putBody) read(r io.Reader) {
 		if err != nil {
 			return
 		}
+	}
+}
+
+// wait waits, after stop, until nothing reads any more.
+func (b *putBody) wait() {
+	for range b.pieces { // what was read and is not wanted
 	}
 }
 

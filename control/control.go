@@ -10,7 +10,8 @@
 // Only the user the node runs as gets in: the socket has mode 0600, and both
 // ends refuse a socket in a directory that belongs to somebody else. All paths
 // begin with the version of the protocol, /v1/. A file's bytes travel as they
-// are, in the body of a request (put) or a response (get), at several GB/s;
+// are, in the body of a request (put) or a response (get), at several GB/s; those
+// of trees, with all that is known of them, as a stream of frames (tree.go).
 // docs/operations.md has every request and answer.
 package control
 
@@ -36,6 +37,19 @@ type API interface {
 	// asked for to the writer that begin returns, and says at the end
 	// whether they are all. progress may be nil.
 	Get(ctx context.Context, q node.GetRequest, begin func(node.FileInfo) (io.Writer, error), progress func(node.Progress)) error
+
+	// PutTree stores what src gives as a tree. It has returned when src is
+	// used no more. If src fails, so does PutTree, and nothing is kept; what
+	// fails with node.ErrLeftOut is missing in the tree. progress may be nil.
+	PutTree(ctx context.Context, q node.PutRequest, src node.TreeSource, progress func(node.Progress)) (node.PutResult, error)
+
+	// GetTree gives sink what a source names: a tree, or an entry of one.
+	// They are all only if the error is nil. progress may be nil.
+	GetTree(ctx context.Context, q node.GetRequest, sink node.TreeSink, progress func(node.Progress)) error
+
+	// List gives what is in the directory that source names, with recursive
+	// all that is below it; of anything else the entry itself.
+	List(ctx context.Context, source string, recursive bool, yield func(node.Item) error) error
 
 	// Stat says what source is and how safe it is now.
 	Stat(ctx context.Context, source string) (node.Stat, error)

@@ -14,18 +14,21 @@ import (
 
 // fake is an API made of functions; one that is not set must not be called.
 type fake struct {
-	put    func(context.Context, node.PutRequest, io.Reader, func(node.Progress)) (node.PutResult, error)
-	get    func(context.Context, node.GetRequest, func(node.FileInfo) (io.Writer, error)) error
-	stat   func(context.Context, string) (node.Stat, error)
-	health func(context.Context, string) (node.Health, error)
-	repair func(context.Context, string, func(node.RepairProgress)) (node.RepairResult, error)
-	leave  func(context.Context, func(node.LeaveProgress)) (node.LeaveResult, error)
-	remove func(context.Context, string) (node.RemoveResult, error)
-	link   func(context.Context, string, bool) (string, error)
-	peers  func() ([]node.Peer, error)
-	status func(context.Context) (node.Status, error)
-	invite func(time.Duration) (string, error)
-	expel  func(string, bool) error
+	put     func(context.Context, node.PutRequest, io.Reader, func(node.Progress)) (node.PutResult, error)
+	get     func(context.Context, node.GetRequest, func(node.FileInfo) (io.Writer, error)) error
+	putTree func(context.Context, node.PutRequest, node.TreeSource, func(node.Progress)) (node.PutResult, error)
+	getTree func(context.Context, node.GetRequest, node.TreeSink) error
+	list    func(context.Context, string, bool, func(node.Item) error) error
+	stat    func(context.Context, string) (node.Stat, error)
+	health  func(context.Context, string) (node.Health, error)
+	repair  func(context.Context, string, func(node.RepairProgress)) (node.RepairResult, error)
+	leave   func(context.Context, func(node.LeaveProgress)) (node.LeaveResult, error)
+	remove  func(context.Context, string) (node.RemoveResult, error)
+	link    func(context.Context, string, bool) (string, error)
+	peers   func() ([]node.Peer, error)
+	status  func(context.Context) (node.Status, error)
+	invite  func(time.Duration) (string, error)
+	expel   func(string, bool) error
 }
 
 func (f *fake) Put(ctx context.Context, q node.PutRequest, r io.Reader, p func(node.Progress)) (node.PutResult, error) {
@@ -34,6 +37,18 @@ func (f *fake) Put(ctx context.Context, q node.PutRequest, r io.Reader, p func(n
 
 func (f *fake) Get(ctx context.Context, q node.GetRequest, begin func(node.FileInfo) (io.Writer, error), _ func(node.Progress)) error {
 	return f.get(ctx, q, begin)
+}
+
+func (f *fake) PutTree(ctx context.Context, q node.PutRequest, src node.TreeSource, p func(node.Progress)) (node.PutResult, error) {
+	return f.putTree(ctx, q, src, p)
+}
+
+func (f *fake) GetTree(ctx context.Context, q node.GetRequest, sink node.TreeSink, _ func(node.Progress)) error {
+	return f.getTree(ctx, q, sink)
+}
+
+func (f *fake) List(ctx context.Context, source string, recursive bool, yield func(node.Item) error) error {
+	return f.list(ctx, source, recursive, yield)
 }
 
 func (f *fake) Stat(ctx context.Context, source string) (node.Stat, error) {

@@ -46,6 +46,9 @@ func Serve(ctx context.Context, ln net.Listener, api API, log *slog.Logger) erro
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /v1/put", s.put)
 	mux.HandleFunc("GET /v1/get", s.get)
+	mux.HandleFunc("POST /v1/puttree", s.putTree)
+	mux.HandleFunc("GET /v1/gettree", s.getTree)
+	mux.HandleFunc("GET /v1/list", s.list)
 	mux.HandleFunc("GET /v1/stat", s.stat)
 	mux.HandleFunc("GET /v1/health", s.health)
 	mux.HandleFunc("POST /v1/repair", s.repair)
@@ -143,6 +146,19 @@ func statusOf(c node.Code) int {
 }
 
 func (s *server) put(w http.ResponseWriter, r *http.Request) {
+	s.takeBody(w, r, func(ctx context.Context, q node.PutRequest, progress func(node.Progress)) (node.PutResult, error) {
+		return s.api.Put(ctx, q, r.Body, progress)
+	})
+}
+
+func (s *server) putTree(w http.ResponseWriter, r *http.Request) {
+	s.takeBody(w, r, func(ctx context.Context, q node.PutRequest, progress func(node.Progress)) (node.PutResult, error) {
+		return s.api.PutTree(ctx, q, &wireSource{items: newItemReader(r.Body)}, progress)
+	})
+}
+
+// takeBody answers a put, which reads the body of r.
+func (s *server) takeBody(w http.ResponseWriter, r *http.Request, put func(context.Context, node.PutRequest, func(node.Progress)) (node.PutResult, error)) {
 	q, err := parsePut(r.URL.Query())
 	if err != nil {
 		refuse(w, err)
@@ -156,7 +172,7 @@ func (s *server) put(w http.ResponseWriter, r *http.Request) {
 	answerLines(s, w, r, node.Progress{Total: q.Size}, func(ctx context.Context, progress func(node.Progress)) (node.PutResult, error) {
 		// A put that waits for the client's next bytes hears of the end too.
 		defer context.AfterFunc(ctx, func() { _ = rc.SetReadDeadline(time.Unix(1, 0)) })()
-		return s.api.Put(ctx, q, r.Body, progress)
+		return put(ctx, q, progress)
 	})
 	_ = rc.SetReadDeadline(time.Now().Add(drainTimeout))
 	_, _ = io.Copy(io.Discard, r.Body)
@@ -284,6 +300,48 @@ func (s *server) get(w http.ResponseWriter, r *http.Request) {
 		panic(http.ErrAbortHandler) // cuts the connection: the client sees a broken get
 	}
 	w.Header().Set(outcomeTrailer, string(b))
+}
+
+func (s *server) getTree(w http.ResponseWriter, r *http.Request) {
+	q := node.GetRequest{Source: r.URL.Query().Get("source"), Length: -1}
+	s.answerItems(w, r, func(ctx context.Context, out *itemWriter) error {
+		return s.api.GetTree(ctx, q, out, func(node.Progress) {})
+	})
+}
+
+func (s *server) list(w http.ResponseWriter, r *http.Request) {
+	v := values{Values: r.URL.Query()}
+	recursive := v.flag("recursive")
+	if v.err != nil {
+		refuse(w, v.err)
+		return
+	}
+	s.answerItems(w, r, func(ctx context.Context, out *itemWriter) error {
+		return s.api.List(ctx, v.Get("source"), recursive, out.item)
+	})
+}
+
+// answerItems answers with the items that work gives, or the error in their
+// place where there are none.
+func (s *server) answerItems(w http.ResponseWriter, r *http.Request, work func(context.Context, *itemWriter) error) {
+	begun := false
+	begin := func() {
+		if !begun {
+			begun = true
+			w.Header().Set("Content-Type", "application/octet-stream")
+			w.WriteHeader(http.StatusOK)
+		}
+	}
+	out := &itemWriter{w: w, begin: begin}
+	// A client that takes nothing more cannot hold up a node that stops.
+	rc := http.NewResponseController(w)
+	defer context.AfterFunc(r.Context(), func() { _ = rc.SetWriteDeadline(time.Now().Add(stopTimeout)) })()
+	err := s.outcome(work(r.Context(), out))
+	if err != nil && !begun {
+		refuse(w, err)
+		return
+	}
+	_ = out.end(err) // a client that is gone needs no answer
 }
 
 func (s *server) stat(w http.ResponseWriter, r *http.Request) {
