@@ -303,6 +303,13 @@ func (c *Client) Link(ctx context.Context, source string, verify bool) (string, 
 	return a.Link, err
 }
 
+// Parent asks the node for Parent.
+func (c *Client) Parent(ctx context.Context, q node.PutRequest) (string, error) {
+	var a linkAnswer
+	err := c.call(ctx, http.MethodGet, "parent", putValues(q), &a)
+	return a.Link, err
+}
+
 // Peers asks the node for Peers.
 func (c *Client) Peers(ctx context.Context) ([]node.Peer, error) {
 	var ps []node.Peer

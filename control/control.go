@@ -43,6 +43,10 @@ type API interface {
 	// fails with node.ErrLeftOut is missing in the tree. progress may be nil.
 	PutTree(ctx context.Context, q node.PutRequest, src node.TreeSource, progress func(node.Progress)) (node.PutResult, error)
 
+	// Parent gives the link to the tree that was put last with q's source, on
+	// which a put like q can build, or "".
+	Parent(ctx context.Context, q node.PutRequest) (string, error)
+
 	// GetTree gives sink what a source names: a tree, or an entry of one.
 	// They are all only if the error is nil. progress may be nil.
 	GetTree(ctx context.Context, q node.GetRequest, sink node.TreeSink, progress func(node.Progress)) error

@@ -16,6 +16,7 @@ import (
 type fake struct {
 	put     func(context.Context, node.PutRequest, io.Reader, func(node.Progress)) (node.PutResult, error)
 	get     func(context.Context, node.GetRequest, func(node.FileInfo) (io.Writer, error)) error
+	parent  func(ctx context.Context, q node.PutRequest) (string, error)
 	putTree func(context.Context, node.PutRequest, node.TreeSource, func(node.Progress)) (node.PutResult, error)
 	getTree func(context.Context, node.GetRequest, node.TreeSink) error
 	list    func(context.Context, string, bool, func(node.Item) error) error
@@ -41,6 +42,10 @@ func (f *fake) Get(ctx context.Context, q node.GetRequest, begin func(node.FileI
 
 func (f *fake) PutTree(ctx context.Context, q node.PutRequest, src node.TreeSource, p func(node.Progress)) (node.PutResult, error) {
 	return f.putTree(ctx, q, src, p)
+}
+
+func (f *fake) Parent(ctx context.Context, q node.PutRequest) (string, error) {
+	return f.parent(ctx, q)
 }
 
 func (f *fake) GetTree(ctx context.Context, q node.GetRequest, sink node.TreeSink, _ func(node.Progress)) error {

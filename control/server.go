@@ -54,6 +54,7 @@ func Serve(ctx context.Context, ln net.Listener, api API, log *slog.Logger) erro
 	mux.HandleFunc("POST /v1/repair", s.repair)
 	mux.HandleFunc("POST /v1/leave", s.leave)
 	mux.HandleFunc("POST /v1/remove", s.remove)
+	mux.HandleFunc("GET /v1/parent", s.parent)
 	mux.HandleFunc("GET /v1/link", s.link)
 	mux.HandleFunc("GET /v1/peers", s.peers)
 	mux.HandleFunc("GET /v1/status", s.status)
@@ -153,7 +154,9 @@ func (s *server) put(w http.ResponseWriter, r *http.Request) {
 
 func (s *server) putTree(w http.ResponseWriter, r *http.Request) {
 	s.takeBody(w, r, func(ctx context.Context, q node.PutRequest, progress func(node.Progress)) (node.PutResult, error) {
-		return s.api.PutTree(ctx, q, &wireSource{items: newItemReader(r.Body)}, progress)
+		items := newItemReader(r.Body)
+		items.put = true
+		return s.api.PutTree(ctx, q, &wireSource{items: items}, progress)
 	})
 }
 
@@ -370,6 +373,16 @@ func (s *server) link(w http.ResponseWriter, r *http.Request) {
 	s.answer(w, linkAnswer{Link: text}, err)
 }
 
+func (s *server) parent(w http.ResponseWriter, r *http.Request) {
+	q, err := parsePut(r.URL.Query())
+	if err != nil {
+		refuse(w, err)
+		return
+	}
+	text, err := s.api.Parent(r.Context(), q)
+	s.answer(w, linkAnswer{Link: text}, err)
+}
+
 func (s *server) peers(w http.ResponseWriter, r *http.Request) {
 	ps, err := s.api.Peers(r.Context())
 	if ps == nil {
@@ -458,6 +471,11 @@ func putValues(q node.PutRequest) url.Values {
 	if q.Expires != 0 {
 		v.Set("expires", strconv.FormatInt(int64(q.Expires), 10))
 	}
+	for key, val := range map[string]string{"source": q.Source, "parent": q.Parent} {
+		if val != "" {
+			v.Set(key, val)
+		}
+	}
 	return v
 }
 
@@ -465,6 +483,8 @@ func parsePut(u url.Values) (node.PutRequest, error) {
 	v := values{Values: u}
 	q := node.PutRequest{
 		Name:    v.Get("name"),
+		Source:  v.Get("source"),
+		Parent:  v.Get("parent"),
 		Size:    v.number("size", -1),
 		Expires: time.Duration(v.number("expires", 0)),
 	}

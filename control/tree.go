@@ -53,6 +53,8 @@ type wireItem struct {
 	Sparse bool        `json:"sparse,omitempty"`
 	Files  int64       `json:"files,omitempty"`
 	Bytes  int64       `json:"bytes,omitempty"`
+	Inode  uint64      `json:"inode,omitempty"`
+	Same   bool        `json:"same,omitempty"` // of a put: it is a file as its parent has it, and no content follows
 }
 
 type wireXattr struct {
@@ -66,12 +68,13 @@ type fileEnd struct {
 }
 
 // itemFrame gives an item as a frame.
-func itemFrame(i node.Item) ([]byte, error) {
+func itemFrame(i node.Item, same bool) ([]byte, error) {
 	e := i.Entry
 	w := wireItem{
 		Path: []byte(i.Path), Name: []byte(e.Name), Kind: uint8(e.Kind), Mode: e.Mode, UID: e.UID, GID: e.GID,
 		Sec: e.MTime.Unix(), Nsec: int64(e.MTime.Nanosecond()), Size: e.Size, Target: []byte(e.Target),
 		Device: e.Device, Group: e.Group, Sparse: e.Sparse, Files: e.Files, Bytes: e.Bytes,
+		Inode: e.Inode, Same: same,
 	}
 	for _, x := range e.Xattrs {
 		w.Xattrs = append(w.Xattrs, wireXattr{x.Name, x.Value})
@@ -86,7 +89,7 @@ func (w *wireItem) item() (node.Item, error) {
 	i := node.Item{Path: string(w.Path), Entry: volume.Entry{
 		Kind: volume.EntryKind(w.Kind), Name: string(w.Name), Mode: w.Mode, UID: w.UID, GID: w.GID,
 		MTime: time.Unix(w.Sec, w.Nsec), Size: w.Size, Target: string(w.Target),
-		Device: w.Device, Group: w.Group, Sparse: w.Sparse, Files: w.Files, Bytes: w.Bytes,
+		Device: w.Device, Group: w.Group, Sparse: w.Sparse, Files: w.Files, Bytes: w.Bytes, Inode: w.Inode,
 	}}
 	for _, x := range w.Xattrs {
 		i.Entry.Xattrs = append(i.Entry.Xattrs, volume.Xattr{Name: x.Name, Value: x.Value})
@@ -179,14 +182,13 @@ func (t *treeReader) fill(p []byte) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	frame, err := itemFrame(item)
+	isFile := item.Entry.Kind == volume.FileEntry
+	frame, err := itemFrame(item, isFile && r == nil)
 	if err != nil {
 		return 0, fmt.Errorf("%q: %w", item.Path, err)
 	}
-	if item.Entry.Kind == volume.FileEntry {
-		if t.file = r; r == nil {
-			return 0, fmt.Errorf("%q: a file without content", item.Path)
-		}
+	if isFile {
+		t.file = r
 	}
 	return t.give(p, frame), nil
 }
@@ -246,6 +248,7 @@ func (e *leftOutError) Unwrap() error { return node.ErrLeftOut }
 type itemReader struct {
 	r      *bufio.Reader
 	bare   bool // items only: files have no content here
+	put    bool // files may be said to be as their parents have them
 	inFile bool // the content of a file has not ended
 	files  int  // that have begun
 	left   int  // bytes of a data frame that have not been read
@@ -277,11 +280,14 @@ func (r *itemReader) next() (node.Item, error) {
 		return node.Item{}, err
 	}
 	item, err := w.item()
+	if err == nil && w.Same && !r.put {
+		err = errFrame
+	}
 	if err != nil {
 		return node.Item{}, r.fail(err)
 	}
 	if item.Entry.Kind == volume.FileEntry && !r.bare {
-		r.inFile = true
+		r.inFile = !w.Same
 		r.files++
 	}
 	return item, nil
@@ -412,7 +418,7 @@ func (s *wireSource) Next(ctx context.Context) (node.Item, io.Reader, error) {
 	if err != nil {
 		return node.Item{}, nil, s.about(err)
 	}
-	if item.Entry.Kind != volume.FileEntry {
+	if !s.items.inFile {
 		return item, nil, nil
 	}
 	return item, &wireFile{s, s.items.files}, nil
@@ -463,7 +469,7 @@ func (t *itemWriter) Take(i node.Item) (io.Writer, error) {
 
 // item writes an item without content.
 func (t *itemWriter) item(i node.Item) error {
-	frame, err := itemFrame(i)
+	frame, err := itemFrame(i, false)
 	if err != nil {
 		return fmt.Errorf("%q: %w", i.Path, err)
 	}

@@ -402,7 +402,7 @@ func TestErrorsOfTreesArriveWithCodeAndHint(t *testing.T) {
 
 func TestBrokenTreeIsNeverWhole(t *testing.T) {
 	t.Parallel()
-	item, err := itemFrame(aFile.Item)
+	item, err := itemFrame(aFile.Item, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -602,4 +602,47 @@ func FuzzItemReader(f *testing.F) {
 			t.Fatalf("want - got +:\n%s", d)
 		}
 	})
+}
+
+// sameSource gives one file without content between two that have some.
+type sameSource struct{ n int }
+
+func (s *sameSource) Next(context.Context) (node.Item, io.Reader, error) {
+	if s.n++; s.n > 3 {
+		return node.Item{}, nil, io.EOF
+	}
+	name := fmt.Sprint(s.n)
+	item := node.Item{Path: name, Entry: volume.Entry{Kind: volume.FileEntry, Name: name, Size: 3, Inode: uint64(s.n)}}
+	if s.n == 2 {
+		return item, nil, nil
+	}
+	return item, strings.NewReader("abc"), nil
+}
+
+func TestAFileAsItWasTravelsWithoutContent(t *testing.T) {
+	encoded, err := io.ReadAll(&treeReader{ctx: t.Context(), src: &sameSource{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	items := newItemReader(bytes.NewReader(encoded))
+	items.put = true
+	src := &wireSource{items: items}
+	for i, want := range []string{"abc", "", "abc"} {
+		item, r, err := src.Next(t.Context())
+		if err != nil || item.Entry.Inode != uint64(i+1) || (r == nil) != (want == "") {
+			t.Fatalf("got %+v, %v, %v", item, r, err)
+		}
+		if r != nil {
+			if b, err := io.ReadAll(r); err != nil || string(b) != want {
+				t.Errorf("got %q, %v, want %q", b, err, want)
+			}
+		}
+	}
+	if _, _, err := src.Next(t.Context()); err != io.EOF {
+		t.Errorf("got %v, want the end", err)
+	}
+	// A node that sends a tree cannot leave out content that way.
+	if got, err := readAll(t.Context(), &wireSource{items: newItemReader(bytes.NewReader(encoded))}, false); !errors.Is(err, errFrame) || len(got) != 1 {
+		t.Errorf("got %d items, %v, want %v", len(got), err, errFrame)
+	}
 }
