@@ -54,7 +54,7 @@ func TestFileThatChangesIsNotStored(t *testing.T) {
 				t.Fatal(err)
 			}
 			a := &app{stdout: io.Discard, stderr: &errWriter{w: io.Discard}}
-			_, err := a.putOne(t.Context(), reading{during: func() {
+			_, _, err := a.putOne(t.Context(), reading{during: func() {
 				if err := change(path); err != nil {
 					t.Error(err)
 				}
@@ -62,7 +62,7 @@ func TestFileThatChangesIsNotStored(t *testing.T) {
 			if !errors.Is(err, errChanged) {
 				t.Errorf("got %v, want %v", err, errChanged)
 			}
-			if _, err := a.putOne(t.Context(), reading{during: func() {}}, path, putOptions{}); err != nil {
+			if _, _, err := a.putOne(t.Context(), reading{during: func() {}}, path, putOptions{}); err != nil {
 				t.Errorf("left alone: got %v, want nil", err)
 			}
 		})
@@ -76,11 +76,11 @@ func TestPutOfStdinThatHangsCanBeInterrupted(t *testing.T) {
 	defer w.Close()
 	go func() { _, _ = io.WriteString(w, "0123") }() // and no more
 	a := &app{stdin: stdin, stdout: io.Discard, stderr: &errWriter{w: io.Discard}}
-	if _, err := a.putOne(ctx, reading{during: cancel}, "-", putOptions{}); node.CodeOf(err) != node.Interrupted {
+	if _, _, err := a.putOne(ctx, reading{during: cancel}, "-", putOptions{}); node.CodeOf(err) != node.Interrupted {
 		t.Errorf("got %v, want that it was interrupted", err)
 	}
 	whole := &app{stdin: strings.NewReader("0123456789"), stdout: io.Discard, stderr: &errWriter{w: io.Discard}}
-	if _, err := whole.putOne(t.Context(), reading{during: func() {}}, "-", putOptions{}); err != nil {
+	if _, _, err := whole.putOne(t.Context(), reading{during: func() {}}, "-", putOptions{}); err != nil {
 		t.Errorf("whole: got %v, want nil", err)
 	}
 }

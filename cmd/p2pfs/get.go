@@ -16,6 +16,7 @@ import (
 
 	"github.com/p2pfs/p2pfs/control"
 	"github.com/p2pfs/p2pfs/node"
+	"github.com/p2pfs/p2pfs/volume"
 )
 
 func getCommand(a *app) *cobra.Command {
@@ -23,23 +24,29 @@ func getCommand(a *app) *cobra.Command {
 	var force bool
 	c := &cobra.Command{
 		Use:   "get SOURCE [-o PATH] [--force]",
-		Short: "Fetch a file",
-		Long: `get fetches the file that a link leads to, and gives it its name, mode and time.
--o names another place: a file, a directory to put it into, or - for stdout. What
-is there already is not replaced without --force. The file appears when it is
-whole, never before.`,
+		Short: "Fetch a file or a tree",
+		Long: `get fetches the file or tree that a link leads to, and gives it its name, mode and
+time. LINK/PATH is a file or directory in a tree. -o names another place: a file,
+a directory to put it into, or - for stdout. What is there already is not replaced
+without --force, and then as a whole. The file or tree appears when it is whole,
+never before.
+
+In a tree, symbolic and hard links, holes and extended attributes are as they were.
+Owners, setuid and setgid bits and devices are made by root only; devices that are
+left out are listed, and the exit status is 3.`,
 		Example: `  p2pfs get LINK
   p2pfs get LINK -o copies/
+  p2pfs get LINK/2026/report.pdf
   p2pfs get LINK -o report.pdf --force`,
 		Args:                  arguments(1, 1),
-		Annotations:           exits(node.NotFound, node.Short, node.Corrupt, node.Refused),
+		Annotations:           exits(node.Partial, node.NotFound, node.Short, node.Corrupt, node.Refused),
 		DisableFlagsInUseLine: true,
 		RunE: func(c *cobra.Command, args []string) error {
 			return about("get "+showSource(args[0]), a.get(c.Context(), args[0], out, force))
 		},
 	}
 	c.Flags().StringVarP(&out, "output", "o", "", "file or directory to write to, - for stdout")
-	c.Flags().BoolVar(&force, "force", false, "replace a file that is there")
+	c.Flags().BoolVar(&force, "force", false, "replace what is there")
 	return c
 }
 
@@ -48,6 +55,7 @@ type getLine struct {
 	Path    string  `json:"path"`
 	Bytes   int64   `json:"bytes"`
 	Seconds float64 `json:"seconds"`
+	Files   *int64  `json:"files,omitempty"` // of a tree
 }
 
 func (a *app) get(ctx context.Context, source, out string, force bool) error {
@@ -62,6 +70,9 @@ func (a *app) get(ctx context.Context, source, out string, force bool) error {
 		return a.withNode(ctx, func(ctx context.Context, api control.API) error {
 			p := a.progress("get")
 			defer p.end()
+			if isTree(source) {
+				return api.GetTree(ctx, q, &outSink{w: a.stdout}, p.update)
+			}
 			return api.Get(ctx, q, func(node.FileInfo) (io.Writer, error) { return a.stdout, nil }, p.update)
 		})
 	}
@@ -70,6 +81,9 @@ func (a *app) get(ctx context.Context, source, out string, force bool) error {
 		return err
 	}
 	return a.withNode(ctx, func(ctx context.Context, api control.API) error {
+		if isTree(source) {
+			return a.getTree(ctx, api, q, t)
+		}
 		begun := time.Now()
 		size, err := a.fetch(ctx, api, q, t)
 		if err != nil {
@@ -82,6 +96,46 @@ func (a *app) get(ctx context.Context, source, out string, force bool) error {
 		a.say("%s: %s in %s", show(t.path), formatSize(size), formatDuration(took))
 		return nil
 	})
+}
+
+// getTree gets a tree, or an entry of one, into t.
+func (a *app) getTree(ctx context.Context, api control.API, q node.GetRequest, t *target) error {
+	begun := time.Now()
+	x := &extraction{t: t, asRoot: os.Geteuid() == 0, tell: a.leftOut}
+	defer x.discard()
+	p := a.progress("get")
+	err := api.GetTree(ctx, q, x, p.update)
+	if err == nil {
+		err = x.finish()
+	}
+	p.end()
+	if err != nil {
+		return err
+	}
+	took := time.Since(begun)
+	if a.json {
+		err = a.printJSON(getLine{Path: t.path, Bytes: x.bytes, Seconds: took.Seconds(), Files: &x.files})
+	} else {
+		a.say("%s: %s, %s in %s", show(t.path), count(int(x.files), "file"), formatSize(x.bytes), formatDuration(took))
+	}
+	if err == nil && x.leftOut > 0 {
+		return quietError(node.Partial)
+	}
+	return err
+}
+
+// outSink writes the content of one file.
+type outSink struct{ w io.Writer }
+
+// Take refuses all but a file.
+func (s *outSink) Take(item node.Item) (io.Writer, error) {
+	switch item.Entry.Kind {
+	case volume.FileEntry:
+		return s.w, nil
+	case volume.DirEntry:
+		return nil, usagef("'p2pfs cat LINK/PATH' writes a file in it", "it is a directory, which cannot go to stdout")
+	}
+	return nil, usagef("'p2pfs get' makes it", "it is not a file, and cannot go to stdout")
 }
 
 // fetch gets a source into t and gives its size.
@@ -164,18 +218,47 @@ func (t *target) mayReplace() error {
 	return nil
 }
 
+// mayReplaceTree is mayReplace for a directory that is to stand there.
+func (t *target) mayReplaceTree() error {
+	i, err := os.Lstat(t.path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case !t.force:
+		return t.errExists()
+	case !i.IsDir():
+		return &node.Error{
+			Code: node.Failed,
+			Hint: "remove it, or name another place with -o PATH",
+			Err:  fmt.Errorf("%s is not a directory, what is fetched is one", show(t.path)),
+		}
+	}
+	return nil
+}
+
+// named says, once it is known, what the file or tree is called, which whoever
+// made the link has chosen.
+func (t *target) named(name string) error {
+	if t.name != "" {
+		return nil
+	}
+	if err := checkName(name); err != nil {
+		return err
+	}
+	t.path = filepath.Join(t.dir, name)
+	return nil
+}
+
 func (t *target) errExists() error {
 	return &node.Error{Code: node.Failed, Hint: "--force replaces it, -o PATH names another", Err: fmt.Errorf("%s exists", show(t.path))}
 }
 
-// create makes the temporary file. name is what the file says it is called,
-// which whoever made the link has chosen.
+// create makes the temporary file. name is what the file says it is called.
 func (t *target) create(name string) error {
-	if t.name == "" {
-		if err := checkName(name); err != nil {
-			return err
-		}
-		t.path = filepath.Join(t.dir, name)
+	if err := t.named(name); err != nil {
+		return err
 	}
 	if err := t.mayReplace(); err != nil {
 		return err

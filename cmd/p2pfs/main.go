@@ -113,7 +113,7 @@ for itself, which keeps nothing for others, and ends it when it is done.`,
 
 	root.AddCommand(
 		initCommand(a), inviteCommand(a), joinCommand(a), expelCommand(a), nodeCommand(a),
-		putCommand(a), getCommand(a), catCommand(a), statCommand(a), linkCommand(a), rmCommand(a),
+		putCommand(a), getCommand(a), catCommand(a), lsCommand(a), statCommand(a), linkCommand(a), rmCommand(a),
 		healthCommand(a), repairCommand(a), leaveCommand(a), peersCommand(a), statusCommand(a),
 		configCommand(a), versionCommand(a), completionCommand(a),
 	)
@@ -140,8 +140,8 @@ var exitTexts = map[node.Code]string{
 	node.OK:          "done",
 	node.Failed:      "error",
 	node.Usage:       "wrong usage, or a malformed link",
-	node.Partial:     "partly done: some files failed, or fewer shards than asked",
-	node.NotFound:    "nothing was found under that link",
+	node.Partial:     "partly done: some files failed or are left out, or fewer shards than asked",
+	node.NotFound:    "nothing was found under that link, or no such path in it",
 	node.Short:       "too few shards to restore the file",
 	node.NoPeers:     "too few peers, or no space, to store",
 	node.Corrupt:     "corrupt data, or a bad signature",
@@ -214,7 +214,7 @@ func withSignals(parent context.Context) (context.Context, func()) {
 		<-signals
 		cleanup.Lock()
 		for path := range cleanup.files {
-			_ = os.Remove(path)
+			_ = removeTree(path)
 		}
 		os.Exit(int(node.Interrupted))
 	}()

@@ -168,6 +168,7 @@ type fake struct {
 	control.API
 
 	how   string
+	tree  []treeItem    // that was put
 	begun chan struct{} // a value a request that hangs and has begun
 	end   func()        // ends the fake node
 }
@@ -224,6 +225,53 @@ func (f *fake) Put(ctx context.Context, q node.PutRequest, r io.Reader, _ func(n
 		res.Partial, res.Stored, res.Survives, res.Warning = true, 18, 10, "18 of 20 shards stored"
 	}
 	return res, err
+}
+
+// PutTree keeps the tree.
+func (f *fake) PutTree(ctx context.Context, _ node.PutRequest, src node.TreeSource, _ func(node.Progress)) (node.PutResult, error) {
+	res := node.PutResult{Link: testLink(volume.KindTree), Packs: 2, K: 8, N: 20, Stored: 20, Survives: 12, Seconds: 1.5}
+	var err error
+	f.tree, err = takeAll(ctx, src)
+	for _, i := range f.tree {
+		res.Bytes += int64(len(i.content))
+	}
+	return res, err
+}
+
+// GetTree gives the tree that was put, or an entry of it that is no directory;
+// with "hang" it waits before the last.
+func (f *fake) GetTree(ctx context.Context, q node.GetRequest, sink node.TreeSink, _ func(node.Progress)) error {
+	if _, path, below := strings.Cut(q.Source, "/"); below {
+		for _, i := range f.tree {
+			if i.Path == path {
+				i.Path = ""
+				return give(sink, []treeItem{i})
+			}
+		}
+		return &node.Error{Code: node.NotFound, Err: errors.New("no such path")}
+	}
+	if f.how == "hang" {
+		if err := give(sink, []treeItem{rootItem(), fileItem("a", "x")}); err != nil {
+			return err
+		}
+		f.begun <- struct{}{}
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	return give(sink, f.tree)
+}
+
+// List lists the tree that was put.
+func (f *fake) List(_ context.Context, _ string, recursive bool, yield func(node.Item) error) error {
+	for _, i := range f.tree {
+		if i.Path == "" || !recursive && strings.Contains(i.Path, "/") {
+			continue
+		}
+		if err := yield(i.Item); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Health has one pack that is well, one that is not as far as is known, and

@@ -22,23 +22,33 @@ import (
 type putOptions struct {
 	redundancy schemeFlag
 	expires    durationFlag
+	exclude    excludes
 }
 
 func putCommand(a *app) *cobra.Command {
 	var o putOptions
 	c := &cobra.Command{
-		Use:   "put [--redundancy K+M] [--expires D] PATH...",
-		Short: "Store files and print their links",
-		Long: `put stores files and prints a link for each, one a line. It returns when the
-shards are durable on distinct peers, and says how many losses that survives.
-PATH - is stdin. A link is all that is needed to get the file, and without it
-nobody can: keep it.
+		Use:   "put [--redundancy K+M] [--expires D] [--exclude PATTERN]... PATH...",
+		Short: "Store files and trees and print their links",
+		Long: `put stores files and directories with all that is below them, and prints a link
+for each, one a line. It returns when the shards are durable on distinct peers, and
+says how many losses that survives. PATH - is stdin. A link is all that is needed to
+get the file or tree, and without it nobody can: keep it.
+
+A tree keeps modes, times, owners, extended attributes, symbolic and hard links,
+pipes and devices. Files of it that cannot be read, or change meanwhile, are left out
+and listed, and the exit status is 3.
+
+--exclude leaves out what a pattern matches, as a line of a .gitignore does: *.o by
+name anywhere, /build at the top only, doc/*.txt by path, tmp/ directories only, **
+any number of directories. !PATTERN puts it after all; the last that matches counts.
 
 How redundant a file is follows from how many peers there are, up to any 8 of 20
 shards, unless --redundancy says it: 8+12 makes 20 shards any 8 of which restore
 the file.`,
 		Example: `  p2pfs put report.pdf
   tar -c photos | p2pfs put --redundancy 4+6 -
+  p2pfs put --exclude '*.o' --exclude /build/ src
   p2pfs put --expires 90d --json *.log`,
 		Args:                  arguments(1, -1),
 		Annotations:           exits(node.Partial, node.NoPeers, node.Refused),
@@ -49,6 +59,7 @@ the file.`,
 	}
 	c.Flags().Var(&o.redundancy, "redundancy", "K+M: K+M shards, any K of which restore the file (default: by the number of peers)")
 	c.Flags().Var(&o.expires, "expires", "let holders drop it after this time, such as 90d (default: never)")
+	c.Flags().Var(&o.exclude, "exclude", "leave out of trees what matches, as .gitignore does (any number of times)")
 	return c
 }
 
@@ -98,12 +109,6 @@ func (a *app) put(ctx context.Context, paths []string, o putOptions) error {
 	if stdin > 1 {
 		return usagef("", "put: stdin can be read once only")
 	}
-	// What can be seen to be wrong is told before anything is sent.
-	for _, p := range paths {
-		if i, err := os.Stat(p); p != "-" && err == nil && i.IsDir() {
-			return about("put "+show(p), errDirectory)
-		}
-	}
 	return a.withNodeFor("put "+show(paths[0]), ctx, func(ctx context.Context, api control.API) error {
 		return a.putAll(ctx, api, paths, o)
 	})
@@ -128,13 +133,13 @@ func (a *app) putAll(ctx context.Context, api control.API, paths []string, o put
 	var code node.Code
 	done, failed := 0, 0
 	for _, p := range paths {
-		res, err := a.putOne(ctx, api, p, o)
+		res, whole, err := a.putOne(ctx, api, p, o)
 		if err == nil {
 			if err := a.putDone(p, res); err != nil {
 				return about("put "+show(p), err)
 			}
 			done++
-			if res.Partial {
+			if res.Partial || !whole {
 				code = node.Partial
 			}
 			continue
@@ -187,27 +192,46 @@ func losses(n int) string {
 
 var errDirectory = &node.Error{
 	Code: node.Usage,
-	Hint: "directories are not part of this version; put a tar of it: tar -c DIR | p2pfs put -",
-	Err:  errors.New("it is a directory"),
+	Hint: "put it again",
+	Err:  errors.New("it has become a directory"),
 }
 
-// putOne stores a path.
-func (a *app) putOne(ctx context.Context, api control.API, path string, o putOptions) (node.PutResult, error) {
+// putOne stores a path. Whole tells whether nothing of it is left out.
+func (a *app) putOne(ctx context.Context, api control.API, path string, o putOptions) (res node.PutResult, whole bool, err error) {
 	q := node.PutRequest{Redundancy: o.redundancy.scheme, Expires: time.Duration(o.expires)}
 	p := a.progress("put " + show(filepath.Base(path)))
 	defer p.end()
 	if path == "-" {
 		q.Name, q.Mode, q.ModTime, q.Size = "stdin", 0o600, time.Now(), -1
-		return api.Put(ctx, q, interruptible(ctx, a.stdin), p.update)
+		res, err = api.Put(ctx, q, interruptible(ctx, a.stdin), p.update)
+		return res, true, err
+	}
+	if i, err := os.Stat(path); err == nil && i.IsDir() {
+		return a.putTree(ctx, api, path, q, &o.exclude, p)
 	}
 	f, err := openStable(path)
 	if err != nil {
-		return node.PutResult{}, err
+		return node.PutResult{}, false, err
 	}
 	defer f.close()
 	// Of a link it is the file that is stored, but under the name that was given.
 	q.Name, q.Mode, q.ModTime, q.Size = filepath.Base(path), uint32(f.begun.Mode().Perm()), f.begun.ModTime(), f.begun.Size()
-	return api.Put(ctx, q, f, p.update)
+	res, err = api.Put(ctx, q, f, p.update)
+	return res, true, err
+}
+
+// putTree stores a directory.
+func (a *app) putTree(ctx context.Context, api control.API, path string, q node.PutRequest, x *excludes, p *progress) (res node.PutResult, whole bool, err error) {
+	w, err := newWalker(path, x)
+	if err != nil {
+		return res, false, err
+	}
+	defer w.close()
+	w.tell = a.leftOut
+	w.say = func(path, what string) { a.warn("%s: %s", show(path), what) }
+	q.Size = -1
+	res, err = api.PutTree(ctx, q, w, p.update)
+	return res, w.partial() == 0, err
 }
 
 // interruptible gives what r gives until ctx ends: a terminal or a pipe may

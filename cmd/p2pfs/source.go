@@ -17,13 +17,15 @@ func isVolumePath(s string) bool {
 	return volumePath.MatchString(s) && !strings.HasPrefix(s, "p2pfs:") && !strings.HasPrefix(s, member.InvitePrefix)
 }
 
-// checkSource refuses, before a node is asked, what cannot be the link of a
-// file.
+// checkSource refuses, before a node is asked, what cannot be a link with,
+// of a tree, a path behind it.
 func checkSource(source string) error {
 	if isVolumePath(source) {
 		return usagef("give the link that put printed", "volumes are not part of this version")
 	}
-	if _, err := volume.ParseLink(source); err != nil {
+	text, path, below := splitSource(source)
+	link, err := volume.ParseLink(text)
+	if err != nil {
 		code := node.CodeOf(err)
 		hint := ""
 		if code == node.Usage {
@@ -31,5 +33,30 @@ func checkSource(source string) error {
 		}
 		return &node.Error{Code: code, Hint: hint, Err: err}
 	}
+	if !below {
+		return nil
+	}
+	if link.Kind != volume.KindTree {
+		return usagef("only a link to a tree is followed by a path", "a path after a link to %s", link.Kind)
+	}
+	for name := range strings.SplitSeq(path, "/") {
+		if err := volume.CheckName(name); err != nil {
+			return usagef("a path is the names below the tree's root, with one slash between", "path %s: %w", show(path), err)
+		}
+	}
 	return nil
+}
+
+// splitSource cuts a source into a link and the path below what it leads to, if
+// there is one. Links have no slash.
+func splitSource(source string) (link, path string, below bool) {
+	return strings.Cut(source, "/")
+}
+
+// isTree tells whether a source that has been checked leads to a tree or an
+// entry of one.
+func isTree(source string) bool {
+	text, _, _ := splitSource(source)
+	link, err := volume.ParseLink(text)
+	return err == nil && link.Kind == volume.KindTree
 }

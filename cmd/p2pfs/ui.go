@@ -92,6 +92,18 @@ func (a *app) warn(format string, args ...any) {
 	}
 }
 
+// leftOut tells of something that is missing in a tree.
+func (a *app) leftOut(path string, err error) {
+	message := show(path) + ": left out: " + oneLine(strings.TrimSuffix(err.Error(), ": "+errLeaveOut.Error()))
+	if a.json {
+		e := json.NewEncoder(a.stderr)
+		e.SetEscapeHTML(false)
+		_ = e.Encode(errorLine{Type: "left_out", Code: node.Partial, Message: message})
+		return
+	}
+	fmt.Fprintf(a.stderr, "p2pfs: %s\n", message)
+}
+
 // print writes a line of what was asked for.
 func (a *app) print(format string, args ...any) error {
 	_, err := fmt.Fprintf(a.stdout, format+"\n", args...)
@@ -107,7 +119,7 @@ func (a *app) printJSON(v any) error {
 
 // errorLine is an error with --json.
 type errorLine struct {
-	Type    string    `json:"type"` // "error"
+	Type    string    `json:"type"` // "error"; "left_out": of something that is missing in a tree
 	Code    node.Code `json:"code"`
 	Message string    `json:"message"`
 	Hint    string    `json:"hint,omitempty"`
@@ -182,8 +194,11 @@ func show(name string) string {
 }
 
 // showSource gives a source for messages: of a link, which is a right, only the
-// beginning.
+// beginning, and the path in a tree.
 func showSource(source string) string {
+	if link, path, below := splitSource(source); below && strings.HasPrefix(link, "p2pfs:") {
+		return showSource(link) + "/" + show(path)
+	}
 	for _, prefix := range []string{"p2pfs:", member.InvitePrefix} {
 		if keep := len(prefix) + 12; strings.HasPrefix(source, prefix) && len(source) > keep {
 			return show(source[:keep]) + "..."
