@@ -262,6 +262,8 @@ func (f *fake) GetTree(ctx context.Context, q node.GetRequest, sink node.TreeSin
 }
 
 // List lists the tree that was put.
+func (f *fake) Parent(context.Context, node.PutRequest) (string, error) { return "", nil }
+
 func (f *fake) List(_ context.Context, _ string, recursive bool, yield func(node.Item) error) error {
 	for _, i := range f.tree {
 		if i.Path == "" || !recursive && strings.Contains(i.Path, "/") {

@@ -220,8 +220,27 @@ func (a *app) putOne(ctx context.Context, api control.API, path string, o putOpt
 	return res, true, err
 }
 
-// putTree stores a directory.
+// putTree stores a directory, as far as it can on top of what was put of it
+// before.
 func (a *app) putTree(ctx context.Context, api control.API, path string, q node.PutRequest, x *excludes, p *progress) (res node.PutResult, whole bool, err error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return res, false, err
+	}
+	q.Size, q.Source = -1, abs
+	if q.Parent, err = api.Parent(ctx, q); err != nil {
+		return res, false, err
+	}
+	res, whole, err = a.walkTree(ctx, api, path, q, x, p)
+	if err == nil || q.Parent == "" || ctx.Err() != nil {
+		return res, whole, err
+	}
+	a.warn("%s: what was put before is of no use, all of it is stored anew: %v", show(path), err)
+	q.Parent = ""
+	return a.walkTree(ctx, api, path, q, x, p)
+}
+
+func (a *app) walkTree(ctx context.Context, api control.API, path string, q node.PutRequest, x *excludes, p *progress) (res node.PutResult, whole bool, err error) {
 	w, err := newWalker(path, x)
 	if err != nil {
 		return res, false, err
@@ -229,7 +248,10 @@ func (a *app) putTree(ctx context.Context, api control.API, path string, q node.
 	defer w.close()
 	w.tell = a.leftOut
 	w.say = func(path, what string) { a.warn("%s: %s", show(path), what) }
-	q.Size = -1
+	if q.Parent != "" {
+		w.was = newWas(ctx, api, q.Parent)
+		defer w.was.close()
+	}
 	res, err = api.PutTree(ctx, q, w, p.update)
 	return res, w.partial() == 0, err
 }

@@ -24,6 +24,8 @@ type walker struct {
 	tell    func(path string, err error) // of what is left out; path is that on this machine
 	say     func(path, what string)      // of what cannot be part of a tree
 
+	was *was // an earlier tree; nil: there is none
+
 	root  walkDir // before its item is given
 	rest  []walkDir
 	file  *os.File // that is being read
@@ -169,6 +171,7 @@ func (w *walker) take(d *walkDir, name string) (node.Item, io.Reader, error) {
 	}
 	var r io.Reader
 	switch {
+	case info.Mode().IsRegular() && w.was.same(path, wasEntry(info)): // not even opened
 	case info.Mode().IsRegular():
 		if info, r, err = w.open(d, name, info); err != nil {
 			return node.Item{}, nil, err
@@ -202,6 +205,13 @@ func (w *walker) take(d *walkDir, name string) (node.Item, io.Reader, error) {
 		return node.Item{}, nil, err
 	}
 	return node.Item{Path: path, Entry: e}, r, nil
+}
+
+// wasEntry is what tells whether a file is as it was.
+func wasEntry(info fs.FileInfo) *volume.Entry {
+	e := volume.Entry{Kind: volume.FileEntry, Size: info.Size(), MTime: info.ModTime()}
+	fillEntry(&e, info)
+	return &e
 }
 
 // open opens a file, which must still be the one that was seen.

@@ -23,6 +23,7 @@ func fillEntry(e *volume.Entry, info fs.FileInfo) {
 	e.UID, e.GID = st.Uid, st.Gid
 	switch e.Kind {
 	case volume.FileEntry:
+		e.Inode = uint64(st.Ino)
 		if uint64(st.Nlink) > 1 {
 			e.Group = groupOf(uint64(st.Dev), uint64(st.Ino))
 		}
