@@ -67,7 +67,7 @@ func (a *app) printHealth(h node.Health) error {
 		}
 		return a.printJSON(h)
 	}
-	of := map[string]string{"node": "what this node holds", "file": "a file", "verify": "what a verify link covers"}[h.Kind]
+	of := map[string]string{"node": "what this node holds", "file": "a file", "tree": "a tree", "verify": "what a verify link covers"}[h.Kind]
 	if of == "" {
 		of = h.Kind
 	}

@@ -51,7 +51,7 @@ func (a *app) stat(ctx context.Context, source string) error {
 func (a *app) printStat(s node.Stat) error {
 	t := a.table()
 	t.row("kind", s.Kind)
-	if s.Kind == "file" {
+	if s.Kind == "file" || s.Kind == "tree" {
 		t.row("name", s.Name)
 		t.row("mode", fs.FileMode(s.Mode).Perm().String())
 		t.row("modified", s.ModTime.Local().Format(time.RFC3339))

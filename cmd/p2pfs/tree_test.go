@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -418,5 +419,62 @@ func TestModesOfLs(t *testing.T) {
 		if got := lsMode(e.Kind, e.Mode); got != want {
 			t.Errorf("%o: got %s, want %s", e.Mode, got, want)
 		}
+	}
+}
+
+func TestOddThingsInATreeArePutOrTold(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS != "linux" {
+		t.Skip("of sockets, pipes and devices as Linux has them")
+	}
+	dir := filepath.Join(t.TempDir(), "d")
+	write(t, filepath.Join(dir, "f"), "x", 0o600)
+	must(t, os.Symlink("d", dir+"link"))
+	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(dir, "socket"), Net: "unix"})
+	must(t, err)
+	defer ln.Close()
+	fifo := item(volume.FifoEntry, "pipe", "")
+	attr := fileItem("x", "1")
+	attr.Entry.Xattrs = []volume.Xattr{{Name: []byte("user.a"), Value: []byte("1")}, {Name: []byte("user.b"), Value: []byte("\xff\x00")}}
+	_, err = extract(t, dir, "", false, false, []treeItem{rootItem(), fifo, attr})
+	must(t, err)
+
+	w, err := newWalker(dir+"link", nil)
+	must(t, err)
+	defer w.close()
+	var said []string
+	w.say = func(path, _ string) { said = append(said, filepath.Base(path)) }
+	all, err := takeAll(t.Context(), w)
+	must(t, err)
+	var got []string
+	for _, i := range all {
+		got = append(got, i.Path)
+		if i.Path == "r/pipe" && i.Entry.Kind != volume.FifoEntry {
+			t.Errorf("pipe: got kind %d", i.Entry.Kind)
+		}
+		if i.Path == "r/x" && len(i.Entry.Xattrs) > 0 && fmt.Sprint(i.Entry.Xattrs) != fmt.Sprint(attr.Entry.Xattrs) {
+			t.Errorf("attributes: got %q, want %q", i.Entry.Xattrs, attr.Entry.Xattrs)
+		}
+	}
+	if want := []string{"", "f", "r", "r/pipe", "r/x"}; !slices.Equal(got, want) || all[0].Entry.Name != "dlink" || w.partial() > 0 {
+		t.Errorf("got %q of %q, %d left out; want %q", got, all[0].Entry.Name, w.partial(), want)
+	}
+	if !slices.Equal(said, []string{"socket"}) {
+		t.Errorf("got a word of %q, want one of the socket", said)
+	}
+}
+
+func TestDirectoriesThatCannotBeReadAreLeftOut(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS == "windows" || os.Geteuid() == 0 {
+		t.Skip("all can be read")
+	}
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "closed/f"), "x", 0o600)
+	write(t, filepath.Join(dir, "secret"), "x", 0)
+	must(t, os.Chmod(filepath.Join(dir, "closed"), 0))
+	t.Cleanup(func() { _ = os.Chmod(filepath.Join(dir, "closed"), 0o700) })
+	if all, w := walkAll(t, dir, nil); len(all) != 1 || w.partial() != 2 {
+		t.Errorf("got %d items, %d left out; want the root, 2", len(all), w.partial())
 	}
 }
