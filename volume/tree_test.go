@@ -596,3 +596,16 @@ func TestWhatIsNotAsItWasIsRefused(t *testing.T) {
 	}
 	p.allClosed(t)
 }
+
+func BenchmarkSecondPut(b *testing.B) {
+	p := newPacks()
+	leaves := smallFiles(15_000)
+	l, _, _ := writeTree(b, p, leaves, Options{})
+	for b.Loop() {
+		walk := as(leaves, leaves)
+		if _, _, _, _, err := WriteTree(b.Context(), p, &testKeys, -1, walk, Options{Parent: openTree(b, p, l)}); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(15_000*b.N)/b.Elapsed().Seconds(), "files/s")
+}
