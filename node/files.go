@@ -87,6 +87,17 @@ func (n *Node) putRoot(ctx context.Context, q PutRequest, progress func(Progress
 	if entry.Kind == volume.DirEntry {
 		res.Bytes, res.Files = entry.Bytes, entry.Files
 	}
+	// Of packs that were there before what they were stored with is told: how
+	// they are now is for Stat.
+	for _, id := range kept {
+		p, err := n.engine.store.OwnedPack(id)
+		if err != nil {
+			continue // own has failed
+		}
+		if g := erasure.NewGeometry(p.Len, p.Scheme); g.M < res.Survives {
+			res.K, res.N, res.Stored, res.Survives = g.K, g.N(), g.N(), g.M
+		}
+	}
 	for _, pk := range p.packs {
 		res.NewBytes += int64(pk.owned.Len)
 		if pk.missing() > 0 {

@@ -255,6 +255,9 @@ func TestASecondPutSendsWhatIsNew(t *testing.T) {
 	if err != nil || second.Files != first.Files || second.NewBytes > 64<<10 || second.Link == first.Link || first.NewBytes < 3<<20 {
 		t.Fatalf("got %+v, %v after %+v", second, err, first)
 	}
+	if second.Survives != first.Survives { // what it needs of the first is no safer than that
+		t.Errorf("got %+v after %+v", second, first)
+	}
 	if p, err := owner.Parent(t.Context(), q); err != nil || p != second.Link {
 		t.Errorf("got %q, %v, want the second", p, err)
 	}
@@ -279,7 +282,7 @@ func TestASecondPutSendsWhatIsNew(t *testing.T) {
 func TestWhatIsBuiltOnIsNotRemoved(t *testing.T) {
 	var p parents
 	id := store.RootID{1}
-	if !p.use(id) || !p.use(id) || p.remove(id) {
+	if a, b := p.use(id), p.use(id); !a || !b || p.remove(id) {
 		t.Error("removed while it is used")
 	}
 	p.used(id)

@@ -9,8 +9,8 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -34,8 +34,10 @@ func tree(t *testing.T) string {
 	if testnet.Soak() {
 		parts = []string{"."}
 	}
+	root, err := exec.Command("go", "env", "GOROOT").Output()
+	must(err)
 	for _, part := range parts {
-		must(os.CopyFS(filepath.Join(dir, "src", part), os.DirFS(filepath.Join(runtime.GOROOT(), "src", part))))
+		must(os.CopyFS(filepath.Join(dir, "src", part), os.DirFS(filepath.Join(strings.TrimSpace(string(root)), "src", part))))
 	}
 	odd := filepath.Join(dir, "odd")
 	must(os.MkdirAll(filepath.Join(odd, "empty", "deep"), 0o755))
