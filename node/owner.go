@@ -100,6 +100,15 @@ func (n *Node) remove(ctx context.Context, l volume.Link) (RemoveResult, error) 
 	if err != nil {
 		return RemoveResult{}, err
 	}
+	if owned && root.Source != "" { // no put builds on it from now on, however far this comes
+		root.Source = ""
+		if err = e.store.Own(root, nil); err == nil {
+			root, err = e.store.Root(id)
+		}
+		if err != nil {
+			return RemoveResult{}, err
+		}
+	}
 	var res RemoveResult
 	var mu sync.Mutex // guards res
 	g, gctx := errgroup.WithContext(ctx)

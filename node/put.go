@@ -325,7 +325,6 @@ func (p *putter) PutPack(ctx context.Context, data []byte, meta bool, release fu
 	id := pack.IDOf(owner, content.Hash())
 	p.mu.Lock()
 	again := p.seen[id]
-	p.seen[id] = true
 	err := p.failed
 	p.mu.Unlock()
 	if again || err != nil {
@@ -341,6 +340,9 @@ func (p *putter) PutPack(ctx context.Context, data []byte, meta bool, release fu
 		release()
 		return id, ctx.Err()
 	}
+	p.mu.Lock()
+	p.seen[id] = true
+	p.mu.Unlock()
 	p.wg.Go(func() {
 		defer func() { <-p.slots }()
 		defer release()

@@ -1,9 +1,11 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 
 	"github.com/p2pfs/p2pfs/pack"
@@ -79,7 +81,7 @@ func (n *Node) PutTree(ctx context.Context, q PutRequest, src TreeSource, progre
 		}
 		defer n.parents.used(id)
 		root, err := n.engine.store.Root(id)
-		if err == nil && !n.fits(ctx, root, q) {
+		if err == nil && (root.Source != q.Source || !n.fits(ctx, root, q)) {
 			err = store.ErrNotFound
 		}
 		if err != nil {
@@ -106,43 +108,60 @@ func (n *Node) Parent(ctx context.Context, q PutRequest) (string, error) {
 	if q.Source == "" {
 		return "", nil
 	}
-	var last store.Root
+	var all []store.Root
 	for r, err := range n.engine.store.Roots(ctx) {
 		if err != nil {
 			return "", err
 		}
-		if r.Source == q.Source && r.Time > last.Time {
-			last = r
+		if r.Source == q.Source {
+			all = append(all, r)
 		}
 	}
-	l, err := volume.ParseLink(last.Link)
-	if err != nil || l.Kind != volume.KindTree || l.In(n.engine.network) != nil || !n.fits(ctx, last, q) {
-		return "", nil
+	slices.SortFunc(all, func(a, b store.Root) int { return cmp.Compare(b.Time, a.Time) })
+	for _, r := range all {
+		if n.fits(ctx, r, q) {
+			return r.Link, nil
+		}
 	}
-	return last.Link, nil
+	return "", nil
 }
 
-// fits tells whether the packs under a root are stored as q wants it.
+// fits tells whether a root is that of a tree all of whose packs are stored as q
+// wants it: so that what a put takes over from it is no less safe, nor gone
+// sooner, than what is new.
 func (n *Node) fits(ctx context.Context, root store.Root, q PutRequest) bool {
+	l, err := volume.ParseLink(root.Link)
+	if err != nil || l.Kind != volume.KindTree || l.In(n.engine.network) != nil {
+		return false
+	}
 	until := uint64(0)
 	if q.Expires > 0 {
 		until = uint64(n.engine.clock.Now().Add(q.Expires).UnixMilli())
 	}
-	some := false
+	least := 0 // shards
+	if q.Redundancy == nil {
+		near, err := n.engine.dir.Closest(ctx, l.Root.Pack, steps[0].N())
+		if err != nil {
+			return false
+		}
+		s, _ := stepFor(len(near))
+		least = s.N()
+	}
+	whole := false
 	for id, err := range n.engine.store.PacksOf(ctx, root.ID) {
 		if err != nil {
 			return false
 		}
 		p, err := n.engine.store.OwnedPack(id)
-		if err != nil || p.Given != (q.Redundancy != nil) || p.Expires != 0 && (until == 0 || p.Expires < until) {
+		if err != nil || p.Given != (q.Redundancy != nil) || p.Expires != 0 && (until == 0 || p.Expires < until) || p.Scheme.N() < least {
 			return false
 		}
 		if s := q.Redundancy; s != nil && p.Scheme != *s && (!p.Meta || p.Scheme != metaScheme(*s)) {
 			return false
 		}
-		some = true
+		whole = whole || id == l.Root.Pack // it is written down last
 	}
-	return some
+	return whole
 }
 
 // parents says which roots puts build on, and which are being removed: none is

@@ -471,7 +471,8 @@ func (f *File) WriteTo(ctx context.Context, w io.Writer, off, n int64, ahead int
 		return int64(k), err
 	}
 	done := int64(0)
-	err := emit(ctx, f.src, f.steps(ctx, off, end), max(ahead, 0), func(_ step, b []byte) error {
+	steps := func(ctx context.Context) iter.Seq2[step, error] { return f.steps(ctx, off, end) }
+	err := emit(ctx, f.src, steps, max(ahead, 0), func(_ step, b []byte) error {
 		k, err := w.Write(b)
 		done += int64(k)
 		return err
@@ -486,7 +487,7 @@ func (f *File) WriteTo(ctx context.Context, w io.Writer, off, n int64, ahead int
 // fetches up to ahead groups beyond the one that it is giving out, and opens
 // chunks in parallel. Steps are made in a goroutine of their own, up to some
 // thousand before they are given out.
-func emit(ctx context.Context, src Source, steps iter.Seq2[step, error], ahead int, out func(s step, b []byte) error) error {
+func emit(ctx context.Context, src Source, steps func(context.Context) iter.Seq2[step, error], ahead int, out func(s step, b []byte) error) error {
 	eg, ctx := errgroup.WithContext(ctx)
 	slots := make(chan struct{}, 1+ahead) // has an element for each group being fetched
 	free := make(chan *opening, lookAhead)
@@ -501,7 +502,7 @@ func emit(ctx context.Context, src Source, steps iter.Seq2[step, error], ahead i
 	var fetching []*group // may not be closed yet
 	eg.Go(func() error {  // begins to fetch
 		defer close(fetched)
-		for g, err := range groups(steps) {
+		for g, err := range groups(steps(ctx)) {
 			if err != nil {
 				return err
 			}

@@ -609,3 +609,77 @@ func BenchmarkSecondPut(b *testing.B) {
 	}
 	b.ReportMetric(float64(15_000*b.N)/b.Elapsed().Seconds(), "files/s")
 }
+
+// slowSink takes a pack when a reader has failed, if what asks still wants it then.
+type slowSink struct {
+	*packs
+	failed chan struct{}
+}
+
+func (s slowSink) PutPack(ctx context.Context, data []byte, meta bool, release func()) (pack.ID, error) {
+	<-s.failed
+	select {
+	case <-ctx.Done():
+		return pack.ID{}, ctx.Err()
+	case <-time.After(200 * time.Millisecond): // it would have been told by now
+	}
+	return s.packs.PutPack(ctx, data, meta, release)
+}
+
+type tellingReader struct {
+	io.Reader
+	failed chan struct{}
+}
+
+func (r tellingReader) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	if err != nil {
+		close(r.failed)
+	}
+	return n, err
+}
+
+// A file that is left out while a pack waits to be stored takes nothing with
+// it of those that are in the pack.
+func TestAFileLeftOutTakesNoOtherWithIt(t *testing.T) {
+	leaves := []leaf{aDir("")}
+	for i := range 20 {
+		leaves = append(leaves, aFile(fmt.Sprintf("a%02d", i), content(200_000, 0, byte(i))))
+	}
+	bad := aFile("bad", content(14<<20, 0, 99))
+	bad.fail = fmt.Errorf("changed: %w", ErrLeftOut)
+	last := aFile("last", content(1000, 0, 98))
+	sink := slowSink{newPacks(), make(chan struct{})}
+	walk := walkOf(append(append(slices.Clone(leaves), bad), last))
+	telling := func(ctx context.Context) (string, Entry, io.Reader, error) {
+		path, e, r, err := walk(ctx)
+		if path == bad.path {
+			r = tellingReader{r, sink.failed}
+		}
+		return path, e, r, err
+	}
+	root, e, _, _, err := WriteTree(t.Context(), sink, &testKeys, -1, telling, Options{PackBytes: smallest})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e.Files != 21 {
+		t.Errorf("got %d files, want 21", e.Files)
+	}
+	sameTree(t, openTree(t, sink.packs, TreeLink(testNetwork, root)), append(leaves, last), 1)
+}
+
+// What a pack that cannot be stored holds is not left out: the put fails.
+func TestALostPackFailsThePut(t *testing.T) {
+	leaves := []leaf{aDir("")}
+	for i := range 40 {
+		leaves = append(leaves, aFile(fmt.Sprintf("a%02d", i), content(200_000, 0, byte(i))))
+	}
+	for n := range 3 {
+		p := newPacks()
+		p.refuse = n
+		if _, _, _, _, err := WriteTree(t.Context(), p, &testKeys, -1, walkOf(leaves), Options{PackBytes: smallest}); !errors.Is(err, errMissing) {
+			t.Errorf("pack %d refused: got %v, want %v", n, err, errMissing)
+		}
+		p.wg.Wait()
+	}
+}

@@ -184,26 +184,8 @@ func (f *File) walkTree(ctx context.Context, path string, depth int, yield func(
 // to the writer that take gave for it, unless that is nil, before the next is
 // taken. It fetches ahead as WriteTo does, over the ends of files.
 func (f *File) WriteTree(ctx context.Context, ahead int, take func(Path) (io.Writer, error)) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	steps := func(yield func(step, error) bool) {
-		for p, err := range f.Walk(ctx) {
-			if err != nil {
-				yield(step{}, err)
-				return
-			}
-			if !yield(step{file: p.File, path: p.Path}, nil) {
-				return
-			}
-			if p.entry.Kind != FileEntry {
-				continue
-			}
-			for s, err := range p.steps(ctx, 0, p.entry.Size) {
-				if !yield(s, err) {
-					return
-				}
-			}
-		}
+	steps := func(ctx context.Context) iter.Seq2[step, error] {
+		return func(yield func(step, error) bool) { f.treeSteps(ctx, yield) }
 	}
 	var w io.Writer
 	err := emit(ctx, f.src, steps, max(ahead, 0), func(s step, b []byte) (err error) {
@@ -220,4 +202,25 @@ func (f *File) WriteTree(ctx context.Context, ahead int, take func(Path) (io.Wri
 		return fmt.Errorf("read %q: %w", f.entry.Name, err)
 	}
 	return nil
+}
+
+// treeSteps gives the steps of all of f.
+func (f *File) treeSteps(ctx context.Context, yield func(step, error) bool) {
+	for p, err := range f.Walk(ctx) {
+		if err != nil {
+			yield(step{}, err)
+			return
+		}
+		if !yield(step{file: p.File, path: p.Path}, nil) {
+			return
+		}
+		if p.entry.Kind != FileEntry {
+			continue
+		}
+		for s, err := range p.steps(ctx, 0, p.entry.Size) {
+			if !yield(s, err) {
+				return
+			}
+		}
+	}
 }

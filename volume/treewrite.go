@@ -2,6 +2,7 @@ package volume
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -238,8 +239,10 @@ func (w *writer) item(ctx context.Context, path string, e Entry, r io.Reader) er
 		if w.former, err = was.chunks(ctx); err != nil {
 			return err
 		}
-		if err := w.read(ctx, size, r); err != nil {
-			if errors.Is(err, ErrLeftOut) && ctx.Err() == nil {
+		err := w.read(ctx, size, r)
+		w.former = nil
+		if err != nil {
+			if errors.Is(err, ErrLeftOut) && ctx.Err() == nil && w.failed == nil {
 				w.reading = &reading{} // what was read of it stays in a pack, and nothing refers to it
 				return nil
 			}
@@ -266,7 +269,7 @@ func (w *writer) queue(ctx context.Context, d *dir, q waiting) error {
 	d.queue = append(d.queue, q)
 	w.reading = &reading{}
 	w.waits++
-	if len(d.queue) == 1 || w.waits >= maxWaiting {
+	if len(d.queue) == 1 || w.waits >= maxWaiting || len(w.packs) > w.drained {
 		if err := w.drain(ctx, false); err != nil {
 			return err
 		}
@@ -285,6 +288,7 @@ func (w *writer) drain(ctx context.Context, all bool) error {
 			return err
 		}
 	}
+	w.drained = len(w.packs)
 	for _, d := range w.dirs {
 		if err := w.list(ctx, d); err != nil {
 			return err
@@ -418,6 +422,9 @@ func (w *writer) putList(ctx context.Context, d *dir) error {
 
 // endDir makes the list of d, all of which is known, its entry's.
 func (w *writer) endDir(ctx context.Context, d *dir) (err error) {
+	if len(d.queue) > 0 { // what they are in is lost: a list without them would be a lie
+		return fmt.Errorf("%q: %d entries without their packs: %w", d.path, len(d.queue), cmp.Or(w.failed, errors.New("lost")))
+	}
 	if d.size == 0 && d.bytes <= MaxInline {
 		d.entry.list = d.listed
 		if d.entry.list == nil {

@@ -122,10 +122,13 @@ type writer struct {
 	packs []pack.ID // finished, in order
 	done  int64     // bytes of content so far
 
+	failed error // of a pack that is lost: nothing that was to be in it can be referred to
+
 	small    sealing          // the buffers of readSmall
 	*reading                  // under way
 	dirs     []*dir           // of a tree: those that are open, the root first
 	waits    int              // entries in their queues
+	drained  int              // packs that were finished when those were looked through last
 	kept     map[pack.ID]bool // packs of the parent that the tree needs
 
 	root  pack.Ref
@@ -298,8 +301,11 @@ func errMore[N int | int64](size N) error {
 // readLarge reads all of r: one goroutine cuts, some seal, and one puts the
 // chunks into packs in their order. It stops where r gives more than size
 // bytes, unless that is negative.
-func (w *writer) readLarge(ctx context.Context, size int64, r io.Reader) error {
-	g, ctx := errgroup.WithContext(ctx)
+//
+// Packs are stored under the context of all, not that of this file: a file that
+// fails must not take a pack with it that others are in.
+func (w *writer) readLarge(all context.Context, size int64, r io.Reader) error {
+	g, ctx := errgroup.WithContext(all)
 	free := make(chan *sealing, lookAhead)
 	for range lookAhead {
 		free <- &sealing{done: make(chan struct{}, 1)}
@@ -349,7 +355,10 @@ func (w *writer) readLarge(ctx context.Context, size int64, r io.Reader) error {
 	g.Go(func() error {
 		for s := range order {
 			<-s.done
-			if err := w.add(ctx, s); err != nil {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			if err := w.add(all, s); err != nil {
 				return err
 			}
 			free <- s
@@ -428,6 +437,7 @@ func (w *writer) finish(ctx context.Context, b *builder, meta bool) (pack.ID, er
 	if err != nil {
 		release()
 		b.id = nil
+		w.failed = err
 		return id, err
 	}
 	*b.id = id
@@ -560,13 +570,13 @@ func (w *writer) finishMeta(ctx context.Context) error {
 func (w *writer) finishRoot(ctx context.Context) error {
 	// The inventory lists all packs but the one it is in: so it has to be
 	// known which that is before it is written.
-	for _, id := range w.packs { // content that was there before, all of a pack of it
-		delete(w.kept, id)
-	}
-	n := len(w.packs) + len(w.kept) + 1
+	n := len(w.packs) + len(w.kept) + 2
 	room := chunk.MaxSealed(MaxEntry) + n*33 + (n/pack.MaxInventoryIDs+2)*256
 	if err := w.reserve(ctx, room); err != nil {
 		return err
+	}
+	for _, id := range w.packs { // content that was there before, all of a pack of it
+		delete(w.kept, id)
 	}
 	w.entry.inventory = w.putInventory()
 	if err := w.entry.bake(); err != nil {

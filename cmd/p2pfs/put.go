@@ -235,11 +235,16 @@ func (a *app) putTree(ctx context.Context, api control.API, path string, q node.
 		return res, false, err
 	}
 	q.Size, q.Source = -1, abs
-	if q.Parent, err = api.Parent(ctx, q); err != nil {
+	if q.Parent, err = api.Parent(ctx, q); err != nil && ctx.Err() != nil {
 		return res, false, err
 	}
 	res, whole, err = a.walkTree(ctx, api, path, q, x, p)
 	if err == nil || q.Parent == "" || ctx.Err() != nil {
+		return res, whole, err
+	}
+	switch node.CodeOf(err) {
+	case node.Failed, node.NotFound, node.Short, node.Corrupt: // perhaps of the parent
+	default:
 		return res, whole, err
 	}
 	a.warn("%s: what was put before is of no use, all of it is stored anew: %v", show(path), err)
