@@ -723,6 +723,7 @@ func (k *Keeper) fault(id pack.ID, s Sight, why error) {
 		k.Log.Warn("fault not written down", "peer", k.name(s.Peer), "pack", id, "err", err)
 	}
 	if none {
+		k.later(s.Peer, []pack.ID{id}) // it may know why: the pack may have been deleted
 		k.Log.Info("peer has a shard no more", "peer", k.name(s.Peer), "pack", id, "shard", s.Shard)
 	} else {
 		k.Log.Warn("peer failed: its shard counts as lost", "peer", k.name(s.Peer), "pack", id, "shard", s.Shard, "err", why)

@@ -187,6 +187,31 @@ func TestDeletedPacksStayDeleted(t *testing.T) {
 	}
 }
 
+// One that comes back and is told of its first samples that nobody has a shard
+// any more, before it has asked what they hold, learns of the deletion all the
+// same. (Seed 1976 of the years found that it did not.)
+func TestWhoFindsNoShardLearnsOfTheDeletion(t *testing.T) {
+	for seed := range uint64(pick(10, 2)) {
+		w := newWorld(quiet(seed, 30))
+		x := w.add(newFixture(large, 8, 0))
+		x.put()
+		w.run(3 * day)
+		p := x.copies[3].peer
+		p.absent(20 * day)
+		w.after(20*day+time.Nanosecond, func() {
+			for range 1000 {
+				p.keeper.Audit(w.ctx)
+			}
+		})
+		w.run(4 * day)
+		x.remove()
+		w.run(40 * day)
+		if n := len(x.copies); n > 0 {
+			t.Errorf("seed %d: %d shards are held of a pack that was deleted", seed, n)
+		}
+	}
+}
+
 // What one repair moves is bounded: k′ − 1 shards are read (the repairer has
 // one) and the missing ones are sent.
 func TestRepairMovesNoMoreThanTheBound(t *testing.T) {
