@@ -629,7 +629,9 @@ func (n *Node) gone() {
 	select {
 	case <-n.ended:
 	case <-time.After(Patience):
-		n.net.t.Fatalf("%s did not end within %v", n.Name, Patience)
+		n.cmd.Process.Signal(syscall.SIGQUIT) // it tells what it waits for
+		<-n.ended
+		n.net.t.Fatalf("%s did not end within %v:\n%s", n.Name, Patience, tail(n.Log(), 4000))
 	}
 }
 
