@@ -58,17 +58,21 @@ func (c *Client) Close() error {
 func (c *Client) Put(ctx context.Context, q node.PutRequest, r io.Reader, progress func(node.Progress)) (node.PutResult, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	body := newPutBody(r)
+	return c.put(ctx, "put", q, newPutBody(r), progress)
+}
+
+// put sends body, which it stops when it returns.
+func (c *Client) put(ctx context.Context, name string, q node.PutRequest, body *putBody, progress func(node.Progress)) (node.PutResult, error) {
 	defer body.stop()
 	defer context.AfterFunc(ctx, body.stop)()
-	result, err := c.put(ctx, "put", q, body, progress)
+	result, err := c.putBody(ctx, name, q, body, progress)
 	if cause := body.failed(); cause != nil {
 		return node.PutResult{}, cause // the rest is its consequence
 	}
 	return result, err
 }
 
-func (c *Client) put(ctx context.Context, name string, q node.PutRequest, body io.ReadCloser, progress func(node.Progress)) (node.PutResult, error) {
+func (c *Client) putBody(ctx context.Context, name string, q node.PutRequest, body io.ReadCloser, progress func(node.Progress)) (node.PutResult, error) {
 	resp, err := c.send(ctx, http.MethodPost, name, putValues(q), body)
 	if err != nil {
 		return node.PutResult{}, err
@@ -163,13 +167,7 @@ func (c *Client) PutTree(ctx context.Context, q node.PutRequest, src node.TreeSo
 	body := newPutBody(&treeReader{ctx: ctx, src: src})
 	defer body.wait()
 	defer cancel() // a source that waits for something has to end for it
-	defer body.stop()
-	defer context.AfterFunc(ctx, body.stop)()
-	result, err := c.put(ctx, "puttree", q, body, progress)
-	if cause := body.failed(); cause != nil {
-		return node.PutResult{}, cause // the rest is its consequence
-	}
-	return result, err
+	return c.put(ctx, "puttree", q, body, progress)
 }
 
 // GetTree gives sink what the node sends. Its error is nil only if the node has

@@ -427,15 +427,21 @@ func TestReaderThatFailsFailsThePut(t *testing.T) {
 	}
 }
 
-func TestCancelledClientCancelsTheNodesWork(t *testing.T) {
-	t.Parallel()
-	began, ended := make(chan struct{}, 1), make(chan error, 1)
-	wait := func(ctx context.Context) error {
+// waiting gives work that waits for its context to end, and what tells that it
+// has begun and ended.
+func waiting() (began chan struct{}, ended chan error, wait func(context.Context) error) {
+	began, ended = make(chan struct{}, 1), make(chan error, 1)
+	return began, ended, func(ctx context.Context) error {
 		began <- struct{}{}
 		<-ctx.Done()
 		ended <- ctx.Err()
 		return ctx.Err()
 	}
+}
+
+func TestCancelledClientCancelsTheNodesWork(t *testing.T) {
+	t.Parallel()
+	began, ended, wait := waiting()
 	c, _, _ := serve(t, &fake{
 		put: func(ctx context.Context, q node.PutRequest, r io.Reader, _ func(node.Progress)) (node.PutResult, error) {
 			if q.Name == "reading" {

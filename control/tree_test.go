@@ -493,13 +493,7 @@ func (s *endless) Next(context.Context) (node.Item, io.Reader, error) {
 
 func TestCancelledTreesEndOnBothSides(t *testing.T) {
 	t.Parallel()
-	began, ended := make(chan struct{}, 1), make(chan error, 1)
-	wait := func(ctx context.Context) error {
-		began <- struct{}{}
-		<-ctx.Done()
-		ended <- ctx.Err()
-		return ctx.Err()
-	}
+	began, ended, wait := waiting()
 	c, _, stop := serve(t, &fake{
 		putTree: func(ctx context.Context, q node.PutRequest, src node.TreeSource, _ func(node.Progress)) (node.PutResult, error) {
 			if q.Name == "waits" {

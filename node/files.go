@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"time"
 
@@ -77,7 +78,10 @@ func (n *Node) putRoot(ctx context.Context, q PutRequest, progress func(Progress
 	}
 	// A crash before this loses the row in the catalog, nothing else: what was
 	// put can be read by nobody, for nobody has its link yet.
-	owned := n.own(link, entry, q.Source, p.packs, kept)
+	before, owned := n.ownedPacks(kept)
+	if owned == nil {
+		owned = n.own(link, entry, q.Source, p.packs, before)
+	}
 	worst := p.worst()
 	res := PutResult{
 		Link: link.String(), Bytes: entry.Size, Packs: len(p.packs) + len(kept),
@@ -89,11 +93,7 @@ func (n *Node) putRoot(ctx context.Context, q PutRequest, progress func(Progress
 	}
 	// Of packs that were there before what they were stored with is told: how
 	// they are now is for Stat.
-	for _, id := range kept {
-		p, err := n.engine.store.OwnedPack(id)
-		if err != nil {
-			continue // own has failed
-		}
+	for _, p := range before {
 		if g := erasure.NewGeometry(p.Len, p.Scheme); g.M < res.Survives {
 			res.K, res.N, res.Stored, res.Survives = g.K, g.N(), g.N(), g.M
 		}
@@ -184,7 +184,8 @@ func (n *Node) link(text string) (volume.Link, error) {
 
 // source parses a source: a link, and the path after it.
 func (n *Node) source(text string) (l volume.Link, path string, err error) {
-	text, path = volume.CutPath(text)
+	text, path, _ = volume.CutPath(text)
+	path = strings.Trim(path, "/")
 	l, err = volume.ParseLink(text)
 	switch {
 	case err != nil:

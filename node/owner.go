@@ -28,9 +28,23 @@ const (
 	removeTries = 3
 )
 
+// ownedPacks gives what the catalog knows of packs. The error tells of those that
+// are not in it.
+func (n *Node) ownedPacks(ids []pack.ID) (packs []store.OwnedPack, err error) {
+	for _, id := range ids {
+		p, perr := n.engine.store.OwnedPack(id)
+		if perr != nil {
+			err = errors.Join(err, perr)
+			continue
+		}
+		packs = append(packs, p)
+	}
+	return packs, err
+}
+
 // own writes a put into the catalog: the packs that it stored, and those of
 // its parent that it needs. The root's own pack comes last: where it is, all are.
-func (n *Node) own(link volume.Link, entry volume.Entry, source string, packs []*placed, kept []pack.ID) error {
+func (n *Node) own(link volume.Link, entry volume.Entry, source string, packs []*placed, kept []store.OwnedPack) error {
 	root := store.Root{
 		ID: store.RootOf(link.Root.Pack, link.Root.Off), Link: link.String(), Name: entry.Name,
 		Bytes: entry.Size, Time: n.engine.clock.Now().UnixMilli(), Source: source,
@@ -38,14 +52,7 @@ func (n *Node) own(link volume.Link, entry volume.Entry, source string, packs []
 	if entry.Kind == volume.DirEntry {
 		root.Bytes = entry.Bytes
 	}
-	list := make([]store.OwnedPack, 0, len(packs)+len(kept))
-	for _, id := range kept {
-		p, err := n.engine.store.OwnedPack(id)
-		if err != nil {
-			return err
-		}
-		list = append(list, p)
-	}
+	list := append(make([]store.OwnedPack, 0, len(packs)+len(kept)), kept...)
 	for _, p := range packs {
 		list = append(list, p.owned)
 	}

@@ -101,6 +101,14 @@ type Entry struct {
 // does, and few where the refs are nested.
 func (e Entry) Refs() int { return len(e.parts) }
 
+// counts is what e adds to the counts of the directory that it is in.
+func (e *Entry) counts() (files, bytes int64) {
+	if e.Kind == DirEntry {
+		return e.Files, e.Bytes
+	}
+	return 1, e.Size
+}
+
 // Xattr is an extended attribute.
 type Xattr struct {
 	_     struct{} `cbor:",toarray"`

@@ -112,14 +112,10 @@ func ParseLink(text string) (Link, error) {
 	return l, nil
 }
 
-// CutPath cuts a source in two: the text of a link, and the path in the tree
-// that it leads to, which follows after a slash. Where there is none, path is "".
-func CutPath(source string) (link, path string) {
-	i := strings.IndexByte(source, '/')
-	if i < 0 {
-		return source, ""
-	}
-	return source[:i], strings.Trim(source[i:], "/")
+// CutPath cuts a source in two: the text of a link, which has no slash, and the
+// path in the tree that it leads to. Below tells whether there is one.
+func CutPath(source string) (link, path string, below bool) {
+	return strings.Cut(source, "/")
 }
 
 // maxLinkText bounds the text of links, those of newer versions included.

@@ -95,10 +95,7 @@ func (l *lister) chunk(b []byte, at pack.Ref, yield func(*File) bool) (going boo
 			return true, fmt.Errorf("%w: %q has an inventory and is no root", ErrCorrupt, e.Name)
 		}
 		l.last = e.Name
-		files, bytes := int64(1), e.Size
-		if e.Kind == DirEntry {
-			files, bytes = e.Files, e.Bytes
-		}
+		files, bytes := e.counts()
 		l.files, l.bytes = l.files+files, l.bytes+bytes
 		if l.files < 0 || l.bytes < 0 || l.files > l.dir.entry.Files || l.bytes > l.dir.entry.Bytes {
 			return true, fmt.Errorf("%w: it lists more than it says", ErrCorrupt)

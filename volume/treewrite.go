@@ -338,10 +338,7 @@ func (w *writer) list(ctx context.Context, d *dir) error {
 
 // listEntry adds an entry of which all is known to the list of d.
 func (w *writer) listEntry(ctx context.Context, d *dir, e Entry) error {
-	files, total := int64(1), e.Size
-	if e.Kind == DirEntry {
-		files, total = e.Files, e.Bytes
-	}
+	files, total := e.counts()
 	d.entry.Files += files
 	d.entry.Bytes += total
 	if d.entry.Bytes < 0 {

@@ -100,11 +100,11 @@ func (x *extraction) begin(e volume.Entry) (io.Writer, error) {
 	if err := x.t.named(e.Name); err != nil {
 		return nil, err
 	}
-	err := x.t.mayReplace()
-	if !x.lone {
-		err = x.t.mayReplaceTree()
+	mayReplace := x.t.mayReplaceTree
+	if x.lone {
+		mayReplace = x.t.mayReplace
 	}
-	if err != nil {
+	if err := mayReplace(); err != nil {
 		return nil, err
 	}
 	tmp, err := os.MkdirTemp(x.t.dir, ".p2pfs-get-*")
@@ -147,7 +147,7 @@ func (x *extraction) make(at *os.Root, full, name string, e volume.Entry) (io.Wr
 		return nil, x.makeLink(at, name, e)
 	case volume.FifoEntry, volume.CharEntry, volume.BlockEntry:
 		err := x.makeNode(at, name, e)
-		if errors.Is(err, errLeaveOut) {
+		if errors.Is(err, node.ErrLeftOut) {
 			x.leftOut++
 			x.tell(full, err)
 			return nil, nil
@@ -275,10 +275,8 @@ func (x *extraction) endFile() error {
 
 // attributes gives what is open its owner and extended attributes.
 func (x *extraction) attributes(f *os.File, e volume.Entry) error {
-	if x.asRoot && (e.UID != volume.NoOwner || e.GID != volume.NoOwner) {
-		if err := f.Chown(id(e.UID), id(e.GID)); err != nil {
-			return err
-		}
+	if err := x.own(e, f.Chown); err != nil {
+		return err
 	}
 	for _, a := range e.Xattrs { // after the owner, which takes some away
 		if err := setXattr(f, a); err != nil {
@@ -286,6 +284,19 @@ func (x *extraction) attributes(f *os.File, e volume.Entry) error {
 		}
 	}
 	return nil
+}
+
+// own gives what chown changes its owner, if that is known and we may.
+func (x *extraction) own(e volume.Entry, chown func(uid, gid int) error) error {
+	if !x.asRoot || e.UID == volume.NoOwner && e.GID == volume.NoOwner {
+		return nil
+	}
+	return chown(id(e.UID), id(e.GID))
+}
+
+// ownName is own for what has a name in at, itself.
+func (x *extraction) ownName(at *os.Root, name string, e volume.Entry) error {
+	return x.own(e, func(uid, gid int) error { return at.Lchown(name, uid, gid) })
 }
 
 // id is an owner for chown, -1 where it is to stay.
@@ -299,9 +310,9 @@ func id(n uint32) int {
 // mode is what of an entry's mode is set here: rights of others only by root.
 func (x *extraction) mode(e volume.Entry) fs.FileMode {
 	m := fs.FileMode(e.Mode).Perm()
-	for bit, flag := range map[uint32]fs.FileMode{0o4000: fs.ModeSetuid, 0o2000: fs.ModeSetgid, 0o1000: fs.ModeSticky} {
-		if e.Mode&bit != 0 && (x.asRoot || flag == fs.ModeSticky && e.Kind == volume.DirEntry) {
-			m |= flag
+	for _, s := range specialBits {
+		if e.Mode&s.bit != 0 && (x.asRoot || s.flag == fs.ModeSticky && e.Kind == volume.DirEntry) {
+			m |= s.flag
 		}
 	}
 	return m
@@ -349,28 +360,21 @@ func (x *extraction) makeLink(at *os.Root, name string, e volume.Entry) error {
 	if err := at.Symlink(e.Target, name); err != nil {
 		return err
 	}
-	if x.asRoot && (e.UID != volume.NoOwner || e.GID != volume.NoOwner) {
-		if err := at.Lchown(name, id(e.UID), id(e.GID)); err != nil {
-			return err
-		}
+	if err := x.ownName(at, name, e); err != nil {
+		return err
 	}
 	return linkTime(at, name, e.MTime)
 }
 
-// errLeaveOut is wrapped by errors of what cannot be made here and is left out.
-var errLeaveOut = errors.New("left out")
-
 func (x *extraction) makeNode(at *os.Root, name string, e volume.Entry) error {
 	if e.Kind != volume.FifoEntry && !x.asRoot {
-		return fmt.Errorf("only root can make devices: %w", errLeaveOut)
+		return fmt.Errorf("only root can make devices: %w", node.ErrLeftOut)
 	}
 	if err := makeNode(at, name, e); err != nil {
 		return err
 	}
-	if x.asRoot && (e.UID != volume.NoOwner || e.GID != volume.NoOwner) {
-		if err := at.Lchown(name, id(e.UID), id(e.GID)); err != nil {
-			return err
-		}
+	if err := x.ownName(at, name, e); err != nil {
+		return err
 	}
 	if err := at.Chmod(name, x.mode(e)); err != nil {
 		return err

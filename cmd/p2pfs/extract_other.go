@@ -7,6 +7,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/p2pfs/p2pfs/node"
 	"github.com/p2pfs/p2pfs/volume"
 )
 
@@ -17,7 +18,7 @@ func syncAll(*os.Root) error { return nil }
 func renameNew(from, to string) error { return renameFree(from, to) }
 
 func makeNode(*os.Root, string, volume.Entry) error {
-	return fmt.Errorf("pipes and devices are made on Linux only: %w", errLeaveOut)
+	return fmt.Errorf("pipes and devices are made on Linux only: %w", node.ErrLeftOut)
 }
 
 // linkTime leaves the time as it is: os has nothing that sets it.

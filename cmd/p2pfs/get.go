@@ -200,13 +200,21 @@ func newTarget(out string, force bool) (*target, error) {
 	return t, t.mayReplace()
 }
 
+// there is what stands at the path, nil where nothing does or that cannot be
+// told.
+func (t *target) there() (fs.FileInfo, error) {
+	i, err := os.Lstat(t.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return i, err
+}
+
 // mayReplace refuses a path at which something stands that is not to go.
 func (t *target) mayReplace() error {
-	i, err := os.Lstat(t.path)
+	i, err := t.there()
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil
-	case err != nil:
+	case i == nil:
 		return err
 	case i.IsDir():
 		return fmt.Errorf("%s is a directory", show(t.path))
@@ -220,11 +228,9 @@ func (t *target) mayReplace() error {
 
 // mayReplaceTree is mayReplace for a directory that is to stand there.
 func (t *target) mayReplaceTree() error {
-	i, err := os.Lstat(t.path)
+	i, err := t.there()
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil
-	case err != nil:
+	case i == nil:
 		return err
 	case !t.force:
 		return t.errExists()

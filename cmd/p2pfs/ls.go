@@ -48,13 +48,10 @@ type lsLine struct {
 	Target  string    `json:"target,omitempty"`
 }
 
-// entryKinds are the names of the kinds of entries, and how modes begin.
-var entryKinds = map[volume.EntryKind]struct {
-	name   string
-	letter byte
-}{
-	volume.FileEntry: {"file", '-'}, volume.DirEntry: {"dir", 'd'}, volume.SymlinkEntry: {"symlink", 'l'},
-	volume.FifoEntry: {"fifo", 'p'}, volume.CharEntry: {"char", 'c'}, volume.BlockEntry: {"block", 'b'},
+// kindLetters are how modes begin.
+var kindLetters = map[volume.EntryKind]byte{
+	volume.FileEntry: '-', volume.DirEntry: 'd', volume.SymlinkEntry: 'l',
+	volume.FifoEntry: 'p', volume.CharEntry: 'c', volume.BlockEntry: 'b',
 }
 
 func (a *app) ls(ctx context.Context, source string, long, recursive bool) error {
@@ -85,7 +82,7 @@ func (a *app) lsItem(i node.Item, long bool) error {
 		size = e.Bytes
 	}
 	if a.json {
-		l := lsLine{Path: path, Kind: entryKinds[e.Kind].name, Mode: e.Mode, Size: size, MTime: e.MTime.UTC(), Target: e.Target}
+		l := lsLine{Path: path, Kind: node.KindName(e.Kind), Mode: e.Mode, Size: size, MTime: e.MTime.UTC(), Target: e.Target}
 		if !utf8.ValidString(path) {
 			l.RawPath = []byte(path)
 		}
@@ -107,8 +104,8 @@ func (a *app) lsItem(i node.Item, long bool) error {
 // lsMode gives a mode as ls does.
 func lsMode(kind volume.EntryKind, mode uint32) string {
 	b := []byte("?rwxrwxrwx")
-	if k, ok := entryKinds[kind]; ok {
-		b[0] = k.letter
+	if letter, ok := kindLetters[kind]; ok {
+		b[0] = letter
 	}
 	for i := range 9 {
 		if mode&(1<<(8-i)) == 0 {

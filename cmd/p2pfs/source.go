@@ -23,7 +23,7 @@ func checkSource(source string) error {
 	if isVolumePath(source) {
 		return usagef("give the link that put printed", "volumes are not part of this version")
 	}
-	text, path, below := splitSource(source)
+	text, path, below := volume.CutPath(source)
 	link, err := volume.ParseLink(text)
 	if err != nil {
 		code := node.CodeOf(err)
@@ -47,16 +47,10 @@ func checkSource(source string) error {
 	return nil
 }
 
-// splitSource cuts a source into a link and the path below what it leads to, if
-// there is one. Links have no slash.
-func splitSource(source string) (link, path string, below bool) {
-	return strings.Cut(source, "/")
-}
-
 // isTree tells whether a source that has been checked leads to a tree or an
 // entry of one.
 func isTree(source string) bool {
-	text, _, _ := splitSource(source)
+	text, _, _ := volume.CutPath(source)
 	link, err := volume.ParseLink(text)
 	return err == nil && link.Kind == volume.KindTree
 }

@@ -35,6 +35,7 @@ import (
 	"github.com/p2pfs/p2pfs/control"
 	"github.com/p2pfs/p2pfs/member"
 	"github.com/p2pfs/p2pfs/node"
+	"github.com/p2pfs/p2pfs/volume"
 )
 
 // app is one call of p2pfs: its streams and the flags that all commands have.
@@ -94,7 +95,7 @@ func (a *app) warn(format string, args ...any) {
 
 // leftOut tells of something that is missing in a tree.
 func (a *app) leftOut(path string, err error) {
-	message := show(path) + ": left out: " + oneLine(strings.TrimSuffix(err.Error(), ": "+errLeaveOut.Error()))
+	message := show(path) + ": left out: " + oneLine(strings.TrimSuffix(err.Error(), ": "+node.ErrLeftOut.Error()))
 	if a.json {
 		e := json.NewEncoder(a.stderr)
 		e.SetEscapeHTML(false)
@@ -196,7 +197,7 @@ func show(name string) string {
 // showSource gives a source for messages: of a link, which is a right, only the
 // beginning, and the path in a tree.
 func showSource(source string) string {
-	if link, path, below := splitSource(source); below && strings.HasPrefix(link, "p2pfs:") {
+	if link, path, below := volume.CutPath(source); below && strings.HasPrefix(link, "p2pfs:") {
 		return showSource(link) + "/" + show(path)
 	}
 	for _, prefix := range []string{"p2pfs:", member.InvitePrefix} {

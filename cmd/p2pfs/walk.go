@@ -171,7 +171,7 @@ func (w *walker) take(d *walkDir, name string) (node.Item, io.Reader, error) {
 	}
 	var r io.Reader
 	switch {
-	case info.Mode().IsRegular() && w.was.same(path, wasEntry(info)): // not even opened
+	case info.Mode().IsRegular() && w.was != nil && w.was.same(path, wasEntry(info)): // not even opened
 	case info.Mode().IsRegular():
 		if info, r, err = w.open(d, name, info); err != nil {
 			return node.Item{}, nil, err
@@ -311,13 +311,19 @@ func checkXattrs(xattrs []volume.Xattr) error {
 // unixMode gives the mode as Unix writes it: permissions, setuid, setgid, sticky.
 func unixMode(m fs.FileMode) uint32 {
 	bits := uint32(m.Perm())
-	for flag, bit := range map[fs.FileMode]uint32{fs.ModeSetuid: 0o4000, fs.ModeSetgid: 0o2000, fs.ModeSticky: 0o1000} {
-		if m&flag != 0 {
-			bits |= bit
+	for _, s := range specialBits {
+		if m&s.flag != 0 {
+			bits |= s.bit
 		}
 	}
 	return bits
 }
+
+// specialBits are those of a mode beyond permissions, as Unix and as Go has them.
+var specialBits = []struct {
+	bit  uint32
+	flag fs.FileMode
+}{{0o4000, fs.ModeSetuid}, {0o2000, fs.ModeSetgid}, {0o1000, fs.ModeSticky}}
 
 // rootName is the name of a tree: the last of its path, also of . and ..
 func rootName(path string) string {
