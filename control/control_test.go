@@ -439,6 +439,23 @@ func waiting() (began chan struct{}, ended chan error, wait func(context.Context
 	}
 }
 
+// endsWhenCancelled cancels a request when the node's work for it has begun: both
+// end with an error.
+func endsWhenCancelled(t *testing.T, name string, request func(context.Context) error, began chan struct{}, ended chan error) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- request(ctx) }()
+	<-began
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("%s: got %v, want %v", name, err, context.Canceled)
+	}
+	if err := <-ended; err == nil {
+		t.Errorf("%s: the node's work ended well, want an error", name)
+	}
+}
+
 func TestCancelledClientCancelsTheNodesWork(t *testing.T) {
 	t.Parallel()
 	began, ended, wait := waiting()
@@ -488,17 +505,7 @@ func TestCancelledClientCancelsTheNodesWork(t *testing.T) {
 		"repair": func(ctx context.Context) error { _, err := c.Repair(ctx, "", nil); return err },
 		"leave":  func(ctx context.Context) error { _, err := c.Leave(ctx, nil); return err },
 	} {
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan error, 1)
-		go func() { done <- f(ctx) }()
-		<-began
-		cancel()
-		if err := <-done; !errors.Is(err, context.Canceled) {
-			t.Errorf("%s: got %v, want %v", name, err, context.Canceled)
-		}
-		if err := <-ended; err == nil {
-			t.Errorf("%s: the node's work ended well, want an error", name)
-		}
+		endsWhenCancelled(t, name, f, began, ended)
 	}
 }
 

@@ -537,17 +537,7 @@ func TestCancelledTreesEndOnBothSides(t *testing.T) {
 		},
 	}
 	for name, f := range requests {
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan error, 1)
-		go func() { done <- f(ctx) }()
-		<-began
-		cancel()
-		if err := <-done; !errors.Is(err, context.Canceled) {
-			t.Errorf("%s: got %v, want %v", name, err, context.Canceled)
-		}
-		if err := <-ended; err == nil {
-			t.Errorf("%s: the node's work ended well, want an error", name)
-		}
+		endsWhenCancelled(t, name, f, began, ended)
 	}
 	// A node that stops ends them too.
 	done := make(chan error, 1)

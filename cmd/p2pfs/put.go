@@ -177,10 +177,10 @@ func (a *app) putDone(path string, res node.PutResult) error {
 	}
 	what := formatSize(res.Bytes)
 	if res.Files > 0 {
-		what = fmt.Sprintf("%d files, %s", res.Files, what)
-	}
-	if res.Files > 0 && res.NewBytes < res.Bytes/2 {
-		what += fmt.Sprintf(" (%s new)", formatSize(res.NewBytes))
+		what = count(int(res.Files), "file") + ", " + what
+		if res.NewBytes < res.Bytes/2 {
+			what += fmt.Sprintf(" (%s new)", formatSize(res.NewBytes))
+		}
 	}
 	a.say("%s: %s stored in %s, any %d of %d shards restore it, survives %s", show(path), what,
 		formatDuration(time.Duration(res.Seconds*float64(time.Second))), res.K, res.N, losses(res.Survives))
