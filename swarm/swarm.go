@@ -227,10 +227,37 @@ func (s *Swarm) Close() error {
 	if s.mdns != nil {
 		s.mdns.close()
 	}
-	err := s.Host.Close()
+	// First of all the network, and what its streams are still busy with: when
+	// libp2p's host closes, what watches addresses ends first and leaves its queue
+	// of peers that have identified themselves. Once that is full the next one waits
+	// with a lock in its hand that the rest of the host needs in order to end.
+	err := s.Host.Network().Close()
+	s.idle()
+	err = errors.Join(err, s.Host.Close())
 	s.wg.Wait()
 	return err
 }
+
+// idle waits until no stream that came in is being served, or for idleMost.
+func (s *Swarm) idle() {
+	for end := time.Now().Add(idleMost); time.Now().Before(end); time.Sleep(idlePause) {
+		streams := 0
+		err := s.Host.Network().ResourceManager().ViewSystem(func(r network.ResourceScope) error {
+			streams = r.Stat().NumStreamsInbound
+			return nil
+		})
+		if err != nil || streams == 0 {
+			return
+		}
+	}
+}
+
+// A stream of a network that has closed is reset: whoever serves it notices at
+// once, and may have to finish what it does.
+const (
+	idleMost  = 5 * time.Second
+	idlePause = 5 * time.Millisecond
+)
 
 // ID returns the peer's own ID.
 func (s *Swarm) ID() peer.ID { return s.Host.ID() }

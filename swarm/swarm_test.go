@@ -17,6 +17,7 @@ import (
 
 	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/event"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -485,6 +486,48 @@ func TestExpulsionClosesConnections(t *testing.T) {
 }
 
 // waitFor waits until ok, which nothing announces, or the test's end.
+// A host ends although many have just identified themselves when its network
+// closes, which without care blocks libp2p's own end for ever.
+func TestCloseEndsWhilePeersIdentifyThemselves(t *testing.T) {
+	a, _ := founder(t, overTCP)
+	b := join(t, a.invite(t, time.Hour, a), overTCP)
+	identified, err := a.Host.EventBus().Emitter(new(event.EvtPeerIdentificationCompleted))
+	if err != nil {
+		t.Fatal(err)
+	}
+	begun := make(chan struct{})
+	over := a.Host.Network().(interface{ Done() <-chan struct{} }).Done()
+	a.Host.SetStreamHandler("/test", func(s network.Stream) { // as identify's would
+		close(begun)
+		<-over
+		for range 100 {
+			_ = identified.Emit(event.EvtPeerIdentificationCompleted{Peer: b.ID(), Conn: s.Conn()})
+		}
+		_ = s.Reset()
+	})
+	if err := b.Connect(t.Context(), a.info()); err != nil {
+		t.Fatal(err)
+	}
+	s, err := b.Host.NewStream(t.Context(), a.ID(), "/test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Write([]byte{0}); err != nil { // protocols are agreed on late
+		t.Fatal(err)
+	}
+	<-begun
+	closed := make(chan error, 1)
+	go func() { closed <- a.Close() }()
+	select {
+	case err := <-closed:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(30 * time.Second):
+		t.Fatal("it does not end")
+	}
+}
+
 func waitFor(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	limit := time.After(10 * time.Second)
