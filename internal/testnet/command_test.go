@@ -124,6 +124,7 @@ func TestCommandContract(t *testing.T) {
 
 	mistyped := []byte(link)
 	mistyped[40] ^= 1
+	tree := put(t, node, t.TempDir())
 	for _, c := range []struct {
 		name string
 		code int
@@ -138,7 +139,8 @@ func TestCommandContract(t *testing.T) {
 		{"bad scheme", 2, []string{"put", "--redundancy", "0+3", path}, "0+3"},
 		{"scheme too wide", 2, []string{"put", "--redundancy", "200+100", path}, "200+100"},
 		{"no such file", 1, []string{"put", "/no/such/file"}, "/no/such/file"},
-		{"directory", 2, []string{"put", t.TempDir()}, "directory"},
+		{"directory to stdout", 2, []string{"get", tree, "-o", "-"}, "directory"},
+		{"directory as a file", 2, []string{"cat", tree}, "directory"},
 		{"no such directory to write to", 1, []string{"get", link, "-o", "/no/such/dir/file"}, "/no/such/dir"},
 		{"home in use", 1, []string{"node"}, "use"},
 	} {
