@@ -10,6 +10,11 @@
 // metadata packs, which the caller may make more redundant. The entry at a
 // root names an inventory: the sorted IDs of all packs under it.
 //
+// A [Head] is a signed, numbered pointer to a root and its inventory, and names
+// the heads it follows; [Tips] are those that no other follows. What heads
+// pointed to before is in a history, of which [Policy] and [Thin] say what
+// stays.
+//
 // [WriteFile] and [OpenFile] do it all in bounded memory, whatever the size of
 // the file. They meet the world through [Sink] and [Source], so they run on a
 // map as well as on a network. What is read is believed only as far as it
