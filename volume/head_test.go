@@ -598,6 +598,32 @@ func TestTipsOfAnything(t *testing.T) {
 	})
 }
 
+// A parent is followed even where its writer is not among those that are told
+// of; what is behind it is not, and so is merged once more.
+func TestParentsAreFollowedWhateverWasSeen(t *testing.T) {
+	salt := salts(11)
+	first := newHead(t, 100, salt)
+	early := newHead(t, 101, salt, first)
+	h := newHead(t, 0, salt, early, longestHead(t))
+	if len(h.Seen) != MaxSeen || slices.ContainsFunc(h.Seen, func(s Seen) bool { return s.Writer == early.Writer }) {
+		t.Fatal("its writer is told of")
+	}
+	if !h.Follows(early) || h.Follows(first) {
+		t.Errorf("got %v, %v, want true, false", h.Follows(early), h.Follows(first))
+	}
+}
+
+func TestVolumesDoNotFollowEachOther(t *testing.T) {
+	salt := salts(12)
+	first := newHead(t, 0, salt)
+	second := newHead(t, 0, salt, first)
+	foreign := copyHead(first)
+	foreign.Owner[0]++
+	if second.Follows(foreign) || len(Tips([]*Head{second, foreign})) != 2 {
+		t.Error("a head follows one of another volume")
+	}
+}
+
 func TestHeadsOfAWriterThatForgotBothStay(t *testing.T) {
 	salt := salts(7)
 	first := newHead(t, 0, salt)
