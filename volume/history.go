@@ -27,16 +27,21 @@ const (
 	maxLeaves      = 4096
 	maxHistoryRoot = historyHeader + maxLeaves*pack.RefLen
 
+	// flagPin marks a link among past heads.
+	flagPin = 2
+
 	// MaxHistory is how many heads a history has at most: about one a minute for a year.
 	MaxHistory = maxLeaves * maxLeaf
 )
 
-// Past is a head that was, and what it pointed to.
+// Past is a head that was, and what it pointed to; or a link that was given out to
+// something in the volume, which stays with the history.
 type Past struct {
 	Number   uint64
 	Hash     HeadHash
 	Time     time.Time // see HeadContent, as for those below
 	Snapshot bool
+	Pin      bool // a link: Hash is the [File.Identity] of what Root leads to, Number that of the head then
 	Peer     string
 	Root     pack.Ref
 }
@@ -50,6 +55,9 @@ func (p *Past) compare(q *Past) int {
 func (p *Past) check() error {
 	if p.Number == 0 {
 		return fmt.Errorf("%w: a past head without number", ErrCorrupt)
+	}
+	if p.Pin && p.Snapshot {
+		return fmt.Errorf("%w: a link that is a snapshot", ErrCorrupt)
 	}
 	if err := checkTime(p.Time); err != nil {
 		return err
@@ -113,7 +121,11 @@ func (p *Past) append(b []byte) []byte {
 	b = binary.BigEndian.AppendUint64(b, p.Number)
 	b = append(b, p.Hash[:]...)
 	b = appendTime(b, p.Time)
-	b = append(b, snapshotFlags(p.Snapshot))
+	flags := snapshotFlags(p.Snapshot)
+	if p.Pin {
+		flags = flagPin
+	}
+	b = append(b, flags)
 	b = appendPeer(b, p.Peer)
 	return p.Root.Append(b)
 }
@@ -158,7 +170,15 @@ func decodeHistory(b []byte) (past []Past, refs []pack.Ref, err error) {
 }
 
 func (r *reader) past() Past {
-	return Past{Number: r.u64(), Hash: r.b32(), Time: r.time(), Snapshot: r.snapshot(), Peer: r.peer(), Root: r.ref(false)}
+	p := Past{Number: r.u64(), Hash: r.b32(), Time: r.time()}
+	if len(r.b) > 0 && r.b[0] == flagPin {
+		r.take(1)
+		p.Pin = true
+	} else {
+		p.Snapshot = r.snapshot()
+	}
+	p.Peer, p.Root = r.peer(), r.ref(false)
+	return p
 }
 
 // ReadHistory gives the past heads of a volume that are kept, ascending by
