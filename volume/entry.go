@@ -95,6 +95,7 @@ type Entry struct {
 	parts     []part   // the content of others
 	inventory pack.Ref // of a root entry; zero of others
 	list      []Entry  // what inline is made of, while a tree is written
+	whole     bool     // while a tree is written: it is taken over with all below it
 }
 
 // Refs is how many refs stand in the entry itself: none where the content

@@ -67,25 +67,34 @@ func OpenRoot(ctx context.Context, src Source, link Link) (*File, error) {
 	if err := link.Usable(); err != nil {
 		return nil, err
 	}
-	plain, err := readChunk(ctx, src, link.Root, MaxEntry)
+	f, err := OpenEntry(ctx, src, link.Root)
 	if err != nil {
-		return nil, fmt.Errorf("read entry: %w", err)
-	}
-	e, err := decodeEntry(plain)
-	if err == nil {
-		err = e.resolve(link.Root)
+		return nil, err
 	}
 	want := FileEntry
 	if link.Kind == KindTree {
 		want = DirEntry
 	}
-	if err == nil && e.Kind != want {
-		err = fmt.Errorf("%w: the link to %s leads to something else", ErrCorrupt, link.Kind)
+	if f.entry.Kind != want {
+		return nil, fmt.Errorf("read entry: %w: the link to %s leads to something else", ErrCorrupt, link.Kind)
+	}
+	return f, nil
+}
+
+// OpenEntry reads the entry at ref, which stands there by itself.
+func OpenEntry(ctx context.Context, src Source, ref pack.Ref) (*File, error) {
+	plain, err := readChunk(ctx, src, ref, MaxEntry)
+	if err != nil {
+		return nil, fmt.Errorf("read entry: %w", err)
+	}
+	e, err := decodeEntry(plain)
+	if err == nil {
+		err = e.resolve(ref)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read entry: %w", err)
 	}
-	return &File{src: src, root: link.Root, entry: *e}, nil
+	return &File{src: src, root: ref, entry: *e}, nil
 }
 
 // Entry is what is known about the file.

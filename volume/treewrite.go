@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"maps"
 	"slices"
 	"strings"
@@ -219,6 +220,9 @@ func (w *writer) item(ctx context.Context, path string, e Entry, r io.Reader) er
 	was, err := d.former.find(name)
 	if err != nil {
 		return err
+	}
+	if e.whole {
+		return w.queue(ctx, d, waiting{entry: e})
 	}
 	if e.Kind == DirEntry {
 		return w.open(ctx, e, path, was)
@@ -437,4 +441,106 @@ func (w *writer) endDir(ctx context.Context, d *dir) (err error) {
 	d.entry.Size = d.size
 	d.entry.depth, d.entry.parts, err = w.collapse(ctx, &d.levels)
 	return err
+}
+
+// Commit is what a state of a volume has beside its tree.
+type Commit struct {
+	Packs []pack.ID   // all of the volume that were there before, the dying among them
+	Past  []Past      // its history, in order
+	Dying []DyingPack // in order
+}
+
+// Written says where a state of a volume is.
+type Written struct {
+	Root      pack.Ref // the entry of the tree's root
+	Entry     Entry
+	History   pack.Ref // zero: there is none
+	Dying     pack.Ref // zero: there are none
+	Inventory pack.Ref // of all packs of the volume
+	Packs     []pack.ID
+}
+
+// WriteVolume stores a state of a volume: the draft of its tree, of which only
+// what has changed is written, and what belongs to it. It returns when all
+// packs are durable, as WriteFile does.
+func WriteVolume(ctx context.Context, sink Sink, keys *Keys, draft *Draft, c Commit, opt Options) (Written, error) {
+	opt.Parent = draft.root.was
+	w := newWriter(sink, keys, Info{Size: 0}, opt)
+	w.commit = &c
+	defer w.close()
+	next, stop := iter.Pull2(draft.steps(ctx))
+	defer stop()
+	err := w.tree(ctx, func(context.Context) (string, Entry, io.Reader, error) {
+		s, err, ok := next()
+		if !ok {
+			return "", Entry{}, nil, io.EOF
+		}
+		s.entry.whole = s.whole
+		return s.path, s.entry, nil, err
+	})
+	if err != nil {
+		return Written{}, fmt.Errorf("write volume: %w", err)
+	}
+	return Written{
+		Root: w.root, Entry: w.entry, History: w.at(w.history), Dying: w.at(w.dying), Inventory: w.at(w.inventory), Packs: w.packs,
+	}, nil
+}
+
+// at gives the ref to something that stands in the pack of the root.
+func (w *writer) at(r pack.Ref) pack.Ref {
+	if r != (pack.Ref{}) {
+		r.Pack = w.root.Pack
+	}
+	return r
+}
+
+// finishVolume writes what belongs to a state of a volume, all in the last
+// pack.
+func (w *writer) finishVolume(ctx context.Context) error {
+	leaves, err := historyChunks(w.commit.Past)
+	if err != nil {
+		return err
+	}
+	var dying []byte
+	n := len(w.packs) + len(w.commit.Packs) + 2
+	room := chunk.MaxSealed(MaxEntry) + n*33 + (n/pack.MaxInventoryIDs+2)*256
+	for _, b := range leaves {
+		room += chunk.MaxSealed(len(b)) + pack.RefLen
+	}
+	if len(w.commit.Dying) > 0 {
+		if dying, err = encodeDying(w.commit.Dying); err != nil {
+			return err
+		}
+		room += chunk.MaxSealed(len(dying))
+	}
+	if err := w.reserve(ctx, room+chunk.MaxSealed(0)); err != nil {
+		return err
+	}
+	refs := make([]pack.Ref, 0, len(leaves))
+	for _, b := range leaves {
+		refs = append(refs, w.putMeta(b))
+	}
+	switch len(refs) {
+	case 0:
+	case 1:
+		w.history = refs[0]
+	default:
+		root, err := historyRoot(refs)
+		if err != nil {
+			return err
+		}
+		w.history = w.putMeta(root)
+	}
+	if dying != nil {
+		w.dying = w.putMeta(dying)
+	}
+	w.kept = make(map[pack.ID]bool, len(w.commit.Packs))
+	for _, id := range w.commit.Packs {
+		w.kept[id] = true
+	}
+	for _, id := range w.packs {
+		delete(w.kept, id)
+	}
+	w.inventory = w.putInventory()
+	return nil
 }

@@ -131,6 +131,9 @@ type writer struct {
 	drained  int              // packs that were finished when those were looked through last
 	kept     map[pack.ID]bool // packs of the parent that the tree needs
 
+	commit                    *Commit // of a volume; nil: a file or tree on its own
+	history, dying, inventory pack.Ref
+
 	root  pack.Ref
 	entry Entry
 }
@@ -568,6 +571,12 @@ func (w *writer) finishMeta(ctx context.Context) error {
 // finishRoot writes inventory and entry, which stand in the same pack, the
 // last one.
 func (w *writer) finishRoot(ctx context.Context) error {
+	if w.commit != nil {
+		if err := w.finishVolume(ctx); err != nil {
+			return err
+		}
+		return w.finishEntry(ctx)
+	}
 	// The inventory lists all packs but the one it is in: so it has to be
 	// known which that is before it is written.
 	n := len(w.packs) + len(w.kept) + 2
@@ -579,6 +588,12 @@ func (w *writer) finishRoot(ctx context.Context) error {
 		delete(w.kept, id)
 	}
 	w.entry.inventory = w.putInventory()
+	return w.finishEntry(ctx)
+}
+
+// finishEntry writes the entry of the root, for which there is room in the pack
+// being filled, and finishes that.
+func (w *writer) finishEntry(ctx context.Context) error {
 	if err := w.entry.bake(); err != nil {
 		return err
 	}

@@ -1,0 +1,435 @@
+package volume
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/p2pfs/p2pfs/internal/digest"
+	"github.com/p2pfs/p2pfs/pack"
+)
+
+var (
+	// ErrExists is wrapped where something is to come to a path that has
+	// something already.
+	ErrExists = errors.New("it exists")
+	// ErrInto is wrapped where a directory is to be moved into itself.
+	ErrInto = errors.New("a directory into itself")
+)
+
+// Draft is a tree in the making: another tree, and what is to be otherwise in
+// it. Of directories in which nothing changes nothing is read, and their lists
+// are not written again. Only one goroutine may use it.
+type Draft struct{ root *draft }
+
+// draft is a directory in which something changes, or may.
+type draft struct {
+	entry Entry             // what is known of it beside what is in it
+	was   *File             // what it is a change of; nil: it is new
+	names map[string]change // what is otherwise
+}
+
+// change is what has come to a name: one of the two, or nothing.
+type change struct {
+	file *File  // as it is, but for its name
+	dir  *draft // a directory in which something changes
+}
+
+func (c change) none() bool { return c.file == nil && c.dir == nil }
+
+// NewDraft begins to change the tree at root, a directory; nil: an empty one.
+func NewDraft(root *File) *Draft {
+	if root == nil {
+		return &Draft{root: newDraft(Entry{Kind: DirEntry, Name: "root", Mode: 0o755, UID: NoOwner, GID: NoOwner, MTime: time.Unix(0, 0)}, nil)}
+	}
+	return &Draft{root: newDraft(root.entry, root)}
+}
+
+func newDraft(e Entry, was *File) *draft {
+	e.Size, e.Files, e.Bytes = 0, 0, 0
+	e.inline, e.parts, e.depth, e.inventory, e.list = nil, nil, 0, pack.Ref{}, nil
+	return &draft{entry: e, was: was, names: make(map[string]change)}
+}
+
+// find gives what is at a name now.
+func (d *draft) find(ctx context.Context, name string) (change, error) {
+	if c, ok := d.names[name]; ok {
+		return c, nil
+	}
+	if d.was == nil {
+		return change{}, nil
+	}
+	f, err := d.was.child(ctx, name)
+	if errors.Is(err, ErrNotFound) {
+		return change{}, nil
+	}
+	return change{file: f}, err
+}
+
+// open gives the directory of a name, to change it; nil where there is nothing
+// of that name.
+func (d *draft) open(ctx context.Context, name string) (*draft, error) {
+	c, err := d.find(ctx, name)
+	if err != nil || c.none() {
+		return nil, err
+	}
+	if c.dir != nil {
+		return c.dir, nil
+	}
+	if c.file.entry.Kind != DirEntry {
+		return nil, fmt.Errorf("%q: %w", name, ErrNotDir)
+	}
+	sub := newDraft(c.file.entry, c.file)
+	sub.entry.Name = name
+	d.names[name] = change{dir: sub}
+	return sub, nil
+}
+
+// SplitPath gives the names of a path, which has slashes between them.
+func SplitPath(path string) []string {
+	return slices.DeleteFunc(strings.Split(path, "/"), func(n string) bool { return n == "" })
+}
+
+// at gives the directory at a path, making what is missing with the time now
+// where create is set.
+func (t *Draft) at(ctx context.Context, names []string, create bool, now time.Time) (*draft, error) {
+	d := t.root
+	for i, name := range names {
+		if err := CheckName(name); err != nil {
+			return nil, err
+		}
+		sub, err := d.open(ctx, name)
+		if err != nil {
+			return nil, fmt.Errorf("%q: %w", strings.Join(names[:i+1], "/"), err)
+		}
+		if sub == nil {
+			if !create {
+				return nil, fmt.Errorf("%q: %w", strings.Join(names[:i+1], "/"), ErrNotFound)
+			}
+			if i+2 > MaxDepth {
+				return nil, fmt.Errorf("more than %d directories deep", MaxDepth)
+			}
+			sub = newDraft(Entry{Kind: DirEntry, Name: name, Mode: 0o755, UID: NoOwner, GID: NoOwner, MTime: now}, nil)
+			d.names[name] = change{dir: sub}
+			d.entry.MTime = now
+		}
+		d = sub
+	}
+	return d, nil
+}
+
+// cut gives the directory that a path is in, and its name there.
+func (t *Draft) cut(ctx context.Context, path string, create bool, now time.Time) (*draft, string, error) {
+	names := SplitPath(path)
+	if len(names) == 0 {
+		return nil, "", errors.New("it is the root")
+	}
+	last := names[len(names)-1]
+	if err := CheckName(last); err != nil {
+		return nil, "", err
+	}
+	d, err := t.at(ctx, names[:len(names)-1], create, now)
+	return d, last, err
+}
+
+// Put makes f what is at a path, with all below it, in the place of what was
+// there. Directories that are missing are made. The tree that f is of must be
+// of the same volume.
+func (t *Draft) Put(ctx context.Context, path string, f *File, now time.Time) error {
+	d, name, err := t.cut(ctx, path, true, now)
+	if err != nil {
+		return err
+	}
+	d.names[name] = change{file: f}
+	d.entry.MTime = now
+	return nil
+}
+
+// Remove takes away what is at a path, with all below it.
+func (t *Draft) Remove(ctx context.Context, path string, now time.Time) error {
+	d, name, err := t.cut(ctx, path, false, now)
+	if err != nil {
+		return err
+	}
+	c, err := d.find(ctx, name)
+	if err != nil {
+		return err
+	}
+	if c.none() {
+		return fmt.Errorf("%q: %w", path, ErrNotFound)
+	}
+	d.names[name] = change{}
+	d.entry.MTime = now
+	return nil
+}
+
+// Mkdir makes a directory. What is there already is ErrExists, but that with
+// parents a directory is none, and missing ones above it are made.
+func (t *Draft) Mkdir(ctx context.Context, path string, parents bool, now time.Time) error {
+	names := SplitPath(path)
+	if len(names) == 0 {
+		if parents {
+			return nil
+		}
+		return ErrExists
+	}
+	if parents {
+		_, err := t.at(ctx, names, true, now)
+		return err
+	}
+	d, name, err := t.cut(ctx, path, false, now)
+	if err != nil {
+		return err
+	}
+	c, err := d.find(ctx, name)
+	if err != nil {
+		return err
+	}
+	if !c.none() {
+		return fmt.Errorf("%q: %w", path, ErrExists)
+	}
+	_, err = t.at(ctx, names, true, now)
+	return err
+}
+
+// Move gives what is at a path another path, with all below it: into a
+// directory where that is one, over what is no directory else.
+func (t *Draft) Move(ctx context.Context, from, to string, now time.Time) error {
+	src, name, err := t.cut(ctx, from, false, now)
+	if err != nil {
+		return err
+	}
+	c, err := src.find(ctx, name)
+	if err != nil {
+		return err
+	}
+	if c.none() {
+		return fmt.Errorf("%q: %w", from, ErrNotFound)
+	}
+	isDir := c.dir != nil || c.file.entry.Kind == DirEntry
+	target := SplitPath(to)
+	there, err := t.look(ctx, target)
+	if err != nil {
+		return err
+	}
+	if there.dir != nil || there.file != nil && there.file.entry.Kind == DirEntry {
+		target = append(target, name)
+		if there, err = t.look(ctx, target); err != nil {
+			return err
+		}
+	}
+	source := SplitPath(from)
+	switch {
+	case slices.Equal(source, target):
+		return nil
+	case isDir && len(target) > len(source) && slices.Equal(source, target[:len(source)]):
+		return fmt.Errorf("%q: %w", from, ErrInto)
+	case there.dir != nil || there.file != nil && (isDir || there.file.entry.Kind == DirEntry):
+		return fmt.Errorf("%q: %w", strings.Join(target, "/"), ErrExists)
+	}
+	dst, last, err := t.cut(ctx, strings.Join(target, "/"), false, now)
+	if err != nil {
+		return err
+	}
+	if c.dir != nil {
+		c.dir.entry.Name = last
+	}
+	dst.names[last] = c
+	src.names[name] = change{}
+	src.entry.MTime, dst.entry.MTime = now, now
+	return nil
+}
+
+// look gives what is at a path; nothing is changed by it.
+func (t *Draft) look(ctx context.Context, names []string) (change, error) {
+	c := change{dir: t.root}
+	for _, name := range names {
+		var err error
+		switch {
+		case c.none():
+			return c, nil
+		case c.dir != nil:
+			c, err = c.dir.find(ctx, name)
+		default:
+			var f *File
+			f, err = c.file.child(ctx, name)
+			if errors.Is(err, ErrNotFound) || errors.Is(err, ErrNotDir) {
+				f, err = nil, nil
+			}
+			c = change{file: f}
+		}
+		if err != nil {
+			return c, err
+		}
+	}
+	return c, nil
+}
+
+// Changed tells whether anything is to be otherwise than it was.
+func (t *Draft) Changed() bool { return t.root.was == nil || t.root.changed() }
+
+func (d *draft) changed() bool {
+	for _, c := range d.names {
+		if c.dir == nil || c.dir.was == nil || c.dir.changed() {
+			return true
+		}
+	}
+	return false
+}
+
+// steps gives the entries of the draft in the order of a walk, those that are
+// taken over as they are whole.
+func (t *Draft) steps(ctx context.Context) iter.Seq2[draftStep, error] {
+	return func(yield func(draftStep, error) bool) {
+		t.root.steps(ctx, "", yield)
+	}
+}
+
+// draftStep is an entry of a draft: whole is what is below it too.
+type draftStep struct {
+	path  string
+	entry Entry
+	whole bool
+}
+
+func (d *draft) steps(ctx context.Context, path string, yield func(draftStep, error) bool) bool {
+	if !yield(draftStep{path: path, entry: d.entry}, nil) {
+		return false
+	}
+	below := path
+	if below != "" {
+		below += "/"
+	}
+	give := func(name string, c change) bool {
+		switch {
+		case c.dir != nil:
+			return c.dir.steps(ctx, below+name, yield)
+		case c.file != nil:
+			e, err := c.file.graft(name)
+			return yield(draftStep{path: below + name, entry: e, whole: true}, err) && err == nil
+		}
+		return true
+	}
+	names := slices.Sorted(maps.Keys(d.names))
+	if d.was != nil {
+		for f, err := range d.was.List(ctx) {
+			if err != nil {
+				yield(draftStep{}, err)
+				return false
+			}
+			for len(names) > 0 && names[0] < f.entry.Name {
+				if !give(names[0], d.names[names[0]]) {
+					return false
+				}
+				names = names[1:]
+			}
+			c := change{file: f}
+			if len(names) > 0 && names[0] == f.entry.Name {
+				c, names = d.names[names[0]], names[1:]
+			}
+			if !give(f.entry.Name, c) {
+				return false
+			}
+		}
+	}
+	for _, name := range names {
+		if !give(name, d.names[name]) {
+			return false
+		}
+	}
+	return true
+}
+
+// graft gives the entry of f as it stands in another list, under a name.
+func (f *File) graft(name string) (Entry, error) {
+	e := f.entry
+	e.Name, e.inventory = name, pack.Ref{}
+	e.parts = slices.Clone(e.parts)
+	if e.Kind != DirEntry || len(e.inline) == 0 {
+		return e, nil
+	}
+	// Refs in a list that stands in its entry are of the chunk that this is in.
+	e.list = make([]Entry, 0, 8)
+	l := lister{dir: f}
+	var failed error
+	_, err := l.chunk(e.inline, f.root, func(c *File) bool {
+		var sub Entry
+		if sub, failed = c.graft(c.entry.Name); failed == nil {
+			e.list = append(e.list, sub)
+		}
+		return failed == nil
+	})
+	e.inline = nil
+	return e, cmp.Or(err, failed)
+}
+
+// Find gives what is at a path, or nil; of a directory in which something
+// changes what it was.
+func (t *Draft) Find(ctx context.Context, path string) (*File, error) {
+	c, err := t.look(ctx, SplitPath(path))
+	if err != nil || c.none() {
+		return nil, err
+	}
+	if c.dir != nil {
+		return &File{entry: c.dir.entry}, nil
+	}
+	return c.file, nil
+}
+
+// Made gives the file, or other entry, that was just written to root and can be
+// read from src.
+func Made(src Source, root pack.Ref, e Entry) *File { return &File{src: src, root: root, entry: e} }
+
+// Same tells whether two entries are the same but for their names, with all
+// that is below them.
+func Same(a, b *File) bool { return alike(a, b) }
+
+// Numbered gives another name that tells of the same thing: "name 2.ext".
+func Numbered(name string, n int) string { return numbered(name, n) }
+
+// InventoryOf gives the ref of a root entry's inventory, zero where it is none.
+func InventoryOf(e Entry) pack.Ref { return e.inventory }
+
+// identityContext is that of the names of entries in histories.
+const identityContext = "p2pfs 2026-11 link into a volume"
+
+// Identity names f with all that is below it, under a name: the same always has
+// the same.
+func (f *File) Identity(name string) (HeadHash, error) {
+	e, err := f.graft(name)
+	if err != nil {
+		return HeadHash{}, err
+	}
+	b, err := e.appendListed(nil)
+	if err != nil {
+		return HeadHash{}, err
+	}
+	return digest.Derive(identityContext, b), nil
+}
+
+// WriteRoot stores the entry of f by itself, under a name, with an inventory of
+// the packs that it needs, so that a link can lead to it.
+func WriteRoot(ctx context.Context, sink Sink, keys *Keys, f *File, name string, packs []pack.ID, opt Options) (root pack.Ref, e Entry, err error) {
+	w := newWriter(sink, keys, Info{Size: 0}, opt)
+	defer w.close()
+	if w.entry, err = f.graft(name); err != nil {
+		return root, e, err
+	}
+	for _, id := range packs {
+		w.keep(id)
+	}
+	err = w.finishRoot(ctx)
+	if err == nil {
+		err = sink.Wait(ctx)
+	}
+	if err != nil {
+		return root, e, fmt.Errorf("write root: %w", err)
+	}
+	return w.root, w.entry, nil
+}

@@ -1,0 +1,161 @@
+package volume
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/p2pfs/p2pfs/pack"
+)
+
+// Mark gathers the packs that trees need. What several trees share is looked at
+// once, so that the states of a volume over time cost little more than one of
+// them.
+type Mark struct {
+	Packs map[pack.ID]bool
+	Meta  map[pack.ID]bool   // those of them that are needed for more than content
+	Skip  func(f *File) bool // of what it tells nothing is needed; may be nil
+
+	src  Source
+	seen map[place32]bool // lists and nodes that have been looked through
+}
+
+// place32 is where a chunk is.
+type place32 struct {
+	id  pack.ID
+	off uint32
+}
+
+// NewMark begins to gather.
+func NewMark(src Source) *Mark {
+	return &Mark{Packs: make(map[pack.ID]bool), Meta: make(map[pack.ID]bool), src: src, seen: make(map[place32]bool)}
+}
+
+// Root adds the tree whose root's entry is at ref.
+func (m *Mark) Root(ctx context.Context, ref pack.Ref) error {
+	f, err := OpenEntry(ctx, m.src, ref)
+	if err != nil {
+		return err
+	}
+	m.Packs[ref.Pack], m.Meta[ref.Pack] = true, true
+	return m.Tree(ctx, f)
+}
+
+// Tree adds f with all below it. The pack that its entry stands in is not among
+// them.
+func (m *Mark) Tree(ctx context.Context, f *File) error {
+	if err := m.file(ctx, f, 0); err != nil {
+		return fmt.Errorf("packs of %q: %w", f.entry.Name, err)
+	}
+	return nil
+}
+
+func (m *Mark) file(ctx context.Context, f *File, depth int) error {
+	if depth > MaxDepth {
+		return fmt.Errorf("%w: more than %d directories deep", ErrCorrupt, MaxDepth)
+	}
+	if m.Skip != nil && m.Skip(f) {
+		return nil
+	}
+	if err := m.parts(ctx, f, f.entry.parts, f.entry.depth); err != nil {
+		return err
+	}
+	if f.entry.Kind != DirEntry {
+		return nil
+	}
+	l := lister{dir: f}
+	var failed error
+	each := func(c *File) bool {
+		failed = m.file(ctx, c, depth+1)
+		return failed == nil
+	}
+	if len(f.entry.parts) == 0 {
+		_, err := l.chunk(f.entry.inline, f.root, each)
+		return first(failed, err)
+	}
+	for p, err := range f.pieces(ctx, 0, f.entry.Size) {
+		if err != nil {
+			return err
+		}
+		at := place32{p.ref.Pack, p.ref.Off}
+		if m.seen[at] {
+			continue
+		}
+		plain, err := readChunk(ctx, f.src, p.ref, maxListed)
+		if err != nil {
+			return err
+		}
+		l.last, l.files, l.bytes = "", 0, 0 // of this chunk alone: some were left out
+		if _, err := l.chunk(plain, p.ref, each); first(failed, err) != nil {
+			return first(failed, err)
+		}
+		m.seen[at] = true
+	}
+	return nil
+}
+
+func first(errs ...error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// parts adds what parts refer to.
+func (m *Mark) parts(ctx context.Context, f *File, parts []part, level int) error {
+	for _, p := range parts {
+		m.Packs[p.Pack] = true
+		if level > 0 || f.entry.Kind == DirEntry {
+			m.Meta[p.Pack] = true
+		}
+		if level == 0 {
+			continue
+		}
+		at := place32{p.Pack, p.Off}
+		if m.seen[at] {
+			continue
+		}
+		sub, err := f.node(ctx, p, level-1)
+		if err != nil {
+			return err
+		}
+		if err := m.parts(ctx, f, sub, level-1); err != nil {
+			return err
+		}
+		m.seen[at] = true
+	}
+	return nil
+}
+
+// Draft adds what a draft needs that is not yet written.
+func (m *Mark) Draft(ctx context.Context, t *Draft) error { return m.draft(ctx, t.root) }
+
+func (m *Mark) draft(ctx context.Context, d *draft) error {
+	if d.was != nil {
+		for f, err := range d.was.List(ctx) {
+			if err != nil {
+				return err
+			}
+			if _, ok := d.names[f.entry.Name]; ok {
+				continue
+			}
+			if err := m.Tree(ctx, f); err != nil {
+				return err
+			}
+		}
+	}
+	for _, c := range d.names {
+		var err error
+		switch {
+		case c.dir != nil:
+			err = m.draft(ctx, c.dir)
+		case c.file != nil:
+			err = m.Tree(ctx, c.file)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
