@@ -456,6 +456,12 @@ func (s *Store) Owned(ctx context.Context) iter.Seq2[OwnedPack, error] {
 // catalogOf gives what decode makes of the keys with a prefix. What is damaged
 // is logged and left out: of a pack or root so lost a put again makes a new one.
 func catalogOf[T any](s *Store, ctx context.Context, prefix []byte, decode func(key, val []byte) (T, error)) iter.Seq2[T, error] {
+	return rowsOf(s, ctx, "the catalog", prefix, decode)
+}
+
+// rowsOf gives what decode makes of the keys with a prefix, in their order, a
+// page at a time. What is damaged is logged and left out; what says of what it is.
+func rowsOf[T any](s *Store, ctx context.Context, what string, prefix []byte, decode func(key, val []byte) (T, error)) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
 		from := bytes.Clone(prefix)
 		for {
@@ -477,7 +483,7 @@ func catalogOf[T any](s *Store, ctx context.Context, prefix []byte, decode func(
 					}
 					v, err := decode(key, val)
 					if errors.Is(err, ErrCorrupt) {
-						s.log.Error("damaged record of the catalog", "key", fmt.Sprintf("%x", key), "err", err)
+						s.log.Error("damaged record", "of", what, "key", fmt.Sprintf("%x", key), "err", err)
 						continue
 					}
 					if err != nil {
@@ -494,7 +500,7 @@ func catalogOf[T any](s *Store, ctx context.Context, prefix []byte, decode func(
 			}
 			if err != nil {
 				var none T
-				yield(none, fmt.Errorf("list the catalog: %w", err))
+				yield(none, fmt.Errorf("list %s: %w", what, err))
 				return
 			}
 			if read < page {
