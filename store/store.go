@@ -118,8 +118,8 @@ type Store struct {
 	opt     Options
 	log     *slog.Logger
 	cache   *manifests
-	roots   cipher.AEAD // seals the catalog's roots
-	records *badger.DB  // what may be lost: who holds packs, hints, the DHT's records
+	roots   atomic.Pointer[cipher.AEAD] // seals the catalog's roots
+	records *badger.DB                  // what may be lost: who holds packs, hints, the DHT's records
 
 	packs      [64]sync.Mutex // a pack's record is read and written under one of them
 	reclaiming sync.Mutex     // held by who reopens the database or collects its garbage
@@ -187,7 +187,8 @@ func open(dir string, o Options) (_ *Store, err error) {
 		cache: newManifests(manifestCache),
 		puts:  map[PutID]*put{},
 	}
-	if s.roots, err = rootCipher(o.Seal); err != nil {
+	aead, err := rootCipher(o.Seal)
+	if s.roots.Store(&aead); err != nil {
 		return nil, err
 	}
 	s.strays.Store(true)
