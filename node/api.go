@@ -78,6 +78,10 @@ type PutRequest struct {
 	// source gives without a reader. Both are for trees, and may be "".
 	Source string
 	Parent string
+
+	// Target is NAME:DIR, the directory in a volume that it goes into; "" is
+	// mine:put/DATE.
+	Target string
 }
 
 // PutResult says what a put stored.
@@ -94,6 +98,8 @@ type PutResult struct {
 	Partial  bool    `json:"partial,omitempty"` // some pack has fewer shards than asked: outcome Partial
 	Files    int64   `json:"files,omitempty"`   // of a tree: entries that are no directories
 	NewBytes int64   `json:"new_bytes"`         // of its packs that were not there before, without redundancy
+	Place    string  `json:"place,omitempty"`   // NAME:PATH, where it is in a volume; "": nowhere
+	Head     uint64  `json:"head,omitempty"`    // number of the head with which it came there
 }
 
 // RemoveResult says what was removed.

@@ -152,7 +152,28 @@ func (m *memNet) holders() []*memNode {
 }
 
 // node gives the node a Put and Get of its own, as Open would.
-func (n *memNode) node() *Node { return &Node{engine: n.engine, seed: volume.Seed{byte(n.self[5])}} }
+// node gives a node whose puts go into no volume.
+func (n *memNode) node() *Node {
+	out := n.homeOf(volume.Seed{byte(n.self[5])})
+	out.loose = true
+	return out
+}
+
+// homeOf gives a node whose home has a seed.
+func (n *memNode) homeOf(s volume.Seed) *Node {
+	out := &Node{engine: n.engine, store: n.engine.store, log: n.engine.log, seed: s}
+	if err := out.loadVolumes(); err != nil {
+		panic(err)
+	}
+	return out
+}
+
+// alsoOf gives a node without puts into volumes, of the owner that another is of.
+func (n *memNode) alsoOf(o *Node) *Node {
+	out := n.homeOf(o.seed)
+	out.loose = true
+	return out
+}
 
 type memDialer struct {
 	net  *memNet

@@ -67,14 +67,24 @@ func (n *Node) own(link volume.Link, entry volume.Entry, source string, packs []
 	return n.engine.store.Own(root, list)
 }
 
-// Remove deletes what a link names: all its packs to which nothing else refers
-// that this home has put. Holders drop their shards as soon as they are told;
+// Remove takes what a place names out of its volume. What a link names it
+// deletes: all its packs to which nothing else refers
+// that this home has put, and takes it out of the home's own volume. Holders drop their shards as soon as they are told;
 // the peers closest to each pack are told too, from whom holders learn of it that
 // are away now. Where no holder of some pack can be told the result is Partial,
 // and Remove again does the rest.
 //
 // Errors have the code Refused where the file is not this home's.
 func (n *Node) Remove(ctx context.Context, text string) (RemoveResult, error) {
+	s, err := n.seek(text)
+	switch {
+	case err != nil:
+		return RemoveResult{}, err
+	case s.vol != nil && s.Volume == "link":
+		return RemoveResult{}, fail(Refused, "'p2pfs rm NAME:PATH' removes what is in a volume", "a link to a volume")
+	case s.vol != nil:
+		return RemoveResult{}, n.removePlace(ctx, s)
+	}
 	l, err := n.link(text)
 	if err != nil {
 		return RemoveResult{}, err
@@ -96,7 +106,12 @@ func (n *Node) Remove(ctx context.Context, text string) (RemoveResult, error) {
 }
 
 func (n *Node) remove(ctx context.Context, l volume.Link) (RemoveResult, error) {
-	e, keys := n.engine, n.seed.Keys()
+	e := n.engine
+	mine, err := n.vol(Mine)
+	if err != nil {
+		return RemoveResult{}, err
+	}
+	keys := mine.keys
 	id := store.RootOf(l.Root.Pack, l.Root.Off)
 	root, err := e.store.Root(id)
 	owned := err == nil
@@ -116,7 +131,16 @@ func (n *Node) remove(ctx context.Context, l volume.Link) (RemoveResult, error) 
 			return RemoveResult{}, err
 		}
 	}
+	needed, err := n.leaveMine(ctx, l, ids)
+	if ctx.Err() != nil {
+		return RemoveResult{}, context.Cause(ctx)
+	}
+	if err != nil { // its name stays in the volume, and leads to nothing
+		e.log.Warn("what is removed is not taken out of the volume", "volume", Mine, "err", err)
+	}
 	var res RemoveResult
+	res.Kept = len(needed)
+	ids = slices.DeleteFunc(ids, func(id pack.ID) bool { return needed[id] })
 	var mu sync.Mutex // guards res
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(removesAtOnce)

@@ -69,42 +69,66 @@ func KindName(k volume.EntryKind) string {
 // Name, mode and time of q are not looked at: the root says its own. Its size is
 // what is expected in bytes, for progress, or -1.
 func (n *Node) PutTree(ctx context.Context, q PutRequest, src TreeSource, progress func(Progress)) (PutResult, error) {
-	var parent *volume.File
-	if q.Parent != "" {
-		l, err := n.link(q.Parent)
-		if err != nil {
-			return PutResult{}, err
-		}
-		id := store.RootOf(l.Root.Pack, l.Root.Off)
-		if !n.parents.use(id) {
-			return PutResult{}, fail(Failed, "put it again", "what was there before is being removed")
-		}
-		defer n.parents.used(id)
-		root, err := n.engine.store.Root(id)
-		if err == nil && (root.Source != q.Source || !n.fits(ctx, root, q)) {
-			err = store.ErrNotFound
-		}
-		if err != nil {
-			return PutResult{}, fail(Failed, "put it again", "what was there before is not any more: %w", err)
-		}
-		if parent, _, err = n.open(ctx, q.Parent); err != nil {
-			return PutResult{}, err
-		}
+	parent, done, err := n.useParent(ctx, q)
+	if err != nil {
+		return PutResult{}, err
 	}
+	defer done()
 	walk := func(ctx context.Context) (string, volume.Entry, io.Reader, error) {
 		item, r, err := src.Next(ctx)
 		return item.Path, item.Entry, r, err
 	}
-	return n.putRoot(ctx, q, progress, func(p *putter, keys *volume.Keys, o volume.Options) (volume.Link, volume.Entry, []pack.ID, error) {
+	return n.putRoot(ctx, q, progress, func(p *putter, keys *volume.Keys, o volume.Options) (root root, err error) {
 		o.Parent = parent
-		root, entry, _, kept, err := volume.WriteTree(ctx, p, keys, q.Size, walk, o)
-		return volume.TreeLink(n.engine.network, root), entry, kept, err
+		var ref pack.Ref
+		ref, root.entry, root.packs, root.kept, err = volume.WriteTree(ctx, p, keys, q.Size, walk, o)
+		root.link = volume.TreeLink(n.engine.network, ref)
+		return root, err
 	})
 }
 
+// useParent opens the tree that a put builds on, nil where there is none. The
+// caller calls done when the put has ended.
+func (n *Node) useParent(ctx context.Context, q PutRequest) (parent *volume.File, done func(), err error) {
+	done = func() {}
+	if q.Parent == "" {
+		return nil, done, nil
+	}
+	if q.Target != "" { // of a volume nothing goes away while it is used: see DyingFor
+		_, parent, err = n.open(ctx, q.Parent)
+		return parent, done, err
+	}
+	l, err := n.link(q.Parent)
+	if err != nil {
+		return nil, nil, err
+	}
+	id := store.RootOf(l.Root.Pack, l.Root.Off)
+	if !n.parents.use(id) {
+		return nil, nil, fail(Failed, "put it again", "what was there before is being removed")
+	}
+	root, err := n.engine.store.Root(id)
+	if err == nil && (root.Source != q.Source || !n.fits(ctx, root, q)) {
+		err = store.ErrNotFound
+	}
+	if err != nil {
+		err = fail(Failed, "put it again", "what was there before is not any more: %w", err)
+	} else {
+		parent, _, err = n.open(ctx, q.Parent)
+	}
+	if err != nil {
+		n.parents.used(id)
+		return nil, nil, err
+	}
+	return parent, func() { n.parents.used(id) }, nil
+}
+
 // Parent gives the link to the tree that was put last with the same source as
-// q, if all of it is stored as q wants it, or "".
+// q, if all of it is stored as q wants it, or ""; for a put into a volume the
+// place of what it would replace there.
 func (n *Node) Parent(ctx context.Context, q PutRequest) (string, error) {
+	if q.Target != "" {
+		return n.parentPlace(ctx, q)
+	}
 	if q.Source == "" {
 		return "", nil
 	}

@@ -1,0 +1,443 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"path"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/p2pfs/p2pfs/pack"
+	"github.com/p2pfs/p2pfs/store"
+	"github.com/p2pfs/p2pfs/volume"
+)
+
+// DyingFor is how long a pack to which nothing in its volume refers any more is
+// kept: whoever reads a head that is just being let go of comes to its end, and
+// whoever writes at the same time and took the pack over has made that known.
+const DyingFor = 48 * time.Hour
+
+// mark gathers the packs that the tips of a view and heads of its history need;
+// past nil: all that are kept. Of entries that skip tells nothing is needed.
+func (n *Node) mark(ctx context.Context, w *view, past []volume.Past, skip func(*volume.File) bool) (*volume.Mark, error) {
+	if past == nil {
+		var err error
+		if past, err = w.allPast(ctx); err != nil {
+			return nil, err
+		}
+	}
+	m := volume.NewMark(w.src)
+	if w.root != nil {
+		if err := m.Tree(ctx, w.root); err != nil {
+			return nil, err
+		}
+	}
+	m.Skip = skip
+	for _, p := range past {
+		if err := m.Root(ctx, p.Root); err != nil {
+			return nil, fmt.Errorf("head %d of %s: %w", p.Number, w.v, err)
+		}
+	}
+	return m, nil
+}
+
+// VolumePrune lets go of snapshots that no rule keeps, and of the packs that
+// nothing refers to then: they are dropped in DyingFor, or with q.Now at once.
+// Those that have been dying for as long are dropped in any case.
+func (n *Node) VolumePrune(ctx context.Context, name string, q PruneRequest) (PruneResult, error) {
+	v, err := n.vol(name)
+	if err != nil {
+		return PruneResult{}, err
+	}
+	return n.prune(ctx, v, q)
+}
+
+func (n *Node) prune(ctx context.Context, v *vol, q PruneRequest) (PruneResult, error) {
+	c, err := n.begin(ctx, v)
+	if err != nil {
+		return PruneResult{}, err
+	}
+	defer c.end()
+	if len(c.w.heads) == 0 {
+		return PruneResult{}, nil
+	}
+	all, err := c.w.allPast(ctx)
+	if err != nil {
+		return PruneResult{}, err
+	}
+	var res PruneResult
+	kept := n.retain(all, q.Policy, &res)
+	m, err := n.mark(ctx, c.w, kept, nil)
+	if err != nil {
+		return PruneResult{}, err
+	}
+	dying, gone, err := c.dead(ctx, m.Packs, q.Now)
+	if err != nil {
+		return PruneResult{}, err
+	}
+	res.Dying = len(dying)
+	ch := &change{past: func([]volume.Past) []volume.Past { return kept }, dying: dying, set: true, gone: gone}
+	if err := c.commit(ctx, volume.NewDraft(c.w.root), false, ch); err != nil {
+		return PruneResult{}, err
+	}
+	return res, n.drop(ctx, v, gone, &res)
+}
+
+// retain gives what stays of a history.
+func (n *Node) retain(all []volume.Past, p volume.Policy, res *PruneResult) []volume.Past {
+	now := n.engine.clock.Now()
+	keep := make([]bool, len(all))
+	for i := range keep {
+		keep[i] = true
+	}
+	if !p.Empty() {
+		keep = p.Keep(all, now)
+	}
+	thinned := volume.Thin(all, now)
+	var kept []volume.Past
+	for i, x := range all {
+		switch {
+		case x.Pin:
+		case !x.Snapshot && !thinned[i]:
+			continue
+		case x.Snapshot && !keep[i]:
+			res.Removed++
+			continue
+		case x.Snapshot:
+			res.Kept++
+		}
+		kept = append(kept, x)
+	}
+	return kept
+}
+
+// dead gives the packs of a volume that are not among the live: those that are
+// dying, and those whose time is over; with now that is at once.
+func (c *commit) dead(ctx context.Context, live map[pack.ID]bool, now bool) (dying []volume.DyingPack, gone map[pack.ID]bool, err error) {
+	candidates, since, err := c.w.packs(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	e := c.n.engine
+	// What was stored and never published, and what could not be dropped before.
+	for id, err := range e.store.PacksOf(ctx, volumeRoot(c.v.owner)) {
+		if err != nil {
+			return nil, nil, err
+		}
+		candidates[id] = true
+	}
+	gone = make(map[pack.ID]bool)
+	at := e.clock.Now()
+	for _, id := range slices.SortedFunc(maps.Keys(candidates), compareID) {
+		if live[id] {
+			continue
+		}
+		roots, err := e.store.RootsOf(id, 2)
+		if err != nil {
+			return nil, nil, err
+		}
+		if slices.ContainsFunc(roots, func(r store.RootID) bool { return r != volumeRoot(c.v.owner) }) {
+			continue // it is under a link that was given out
+		}
+		begun, known := since[id]
+		if !known {
+			begun = at
+		}
+		if now || at.Sub(begun) >= c.n.config.dyingFor() {
+			gone[id] = true
+			continue
+		}
+		dying = append(dying, volume.DyingPack{ID: id, Since: begun})
+	}
+	return dying, gone, nil
+}
+
+func (c *Config) dyingFor() time.Duration {
+	if c.DyingFor > 0 {
+		return c.DyingFor
+	}
+	return DyingFor
+}
+
+// drop deletes packs of a volume that no head lists any more.
+func (n *Node) drop(ctx context.Context, v *vol, gone map[pack.ID]bool, res *PruneResult) error {
+	var mu sync.Mutex // guards res and dropped
+	var dropped []pack.ID
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(removesAtOnce)
+	for id := range gone {
+		g.Go(func() error {
+			done, err := n.engine.removePack(gctx, v.keys.Owner, id, volumeRoot(v.owner))
+			if gctx.Err() != nil {
+				return gctx.Err()
+			}
+			if err != nil && !errors.Is(err, errUntold) {
+				return err
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				n.log.Warn("pack not deleted", "pack", id, "err", err)
+				res.Untold++
+				return nil
+			}
+			if !done.kept && !done.foreign {
+				res.Dropped++
+				res.Bytes += int64(done.bytes)
+			}
+			dropped = append(dropped, id)
+			return nil
+		})
+	}
+	err := g.Wait()
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	res.Partial = res.Untold > 0
+	return errors.Join(err, n.engine.store.DisownPacks(volumeRoot(v.owner), dropped))
+}
+
+// empty takes everything out of a volume, its history too, and deletes it.
+func (n *Node) empty(ctx context.Context, v *vol) (PruneResult, error) {
+	c, err := n.begin(ctx, v)
+	if err != nil {
+		return PruneResult{}, err
+	}
+	defer c.end()
+	var res PruneResult
+	all, err := c.w.allPast(ctx)
+	if err != nil {
+		return PruneResult{}, err
+	}
+	for _, p := range all {
+		if p.Snapshot && !p.Pin {
+			res.Removed++
+		}
+	}
+	_, gone, err := c.dead(ctx, nil, true)
+	if err != nil {
+		return PruneResult{}, err
+	}
+	ch := &change{past: func([]volume.Past) []volume.Past { return nil }, set: true, gone: gone}
+	if err := c.commit(ctx, volume.NewDraft(nil), false, ch); err != nil {
+		return PruneResult{}, err
+	}
+	return res, n.drop(ctx, v, gone, &res)
+}
+
+// tidy drops the packs of this home's volumes that have been dying for long
+// enough.
+func (n *Node) tidy(ctx context.Context) error {
+	var errs error
+	for _, v := range n.allVols() {
+		if v.keys == nil {
+			continue
+		}
+		due, err := n.dyingDue(ctx, v)
+		if err == nil && due {
+			var res PruneResult
+			if res, err = n.prune(ctx, v, PruneRequest{}); err == nil {
+				n.log.Info("packs dropped to which nothing refers", "volume", short8(v.owner), "packs", res.Dropped, "bytes", res.Bytes)
+			}
+		}
+		if ctx.Err() != nil {
+			return errs
+		}
+		if err != nil {
+			errs = errors.Join(errs, fmt.Errorf("%s: %w", v, err))
+		}
+	}
+	return errs
+}
+
+// dyingDue tells whether a volume has packs to be dropped.
+func (n *Node) dyingDue(ctx context.Context, v *vol) (bool, error) {
+	w, err := n.look(ctx, v)
+	if err != nil {
+		return false, err
+	}
+	_, dying, err := w.packs(ctx)
+	if err != nil {
+		return false, err
+	}
+	now := n.engine.clock.Now()
+	for _, since := range dying {
+		if now.Sub(since) >= n.config.dyingFor() {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// pin gives a link to what is at a place in a volume as it is now, which stays
+// whole whatever becomes of the place: what it needs is part of the volume's
+// history from then on.
+func (n *Node) pin(ctx context.Context, s sought) (volume.Link, pack.Ref, error) {
+	fail0 := func(err error) (volume.Link, pack.Ref, error) { return volume.Link{}, pack.Ref{}, err }
+	c, err := n.begin(ctx, s.vol)
+	if err != nil {
+		return fail0(err)
+	}
+	defer c.end()
+	_, at, w, err := n.at(ctx, s)
+	if err != nil {
+		return fail0(err)
+	}
+	name := at.Entry().Name
+	if s.Path == "" {
+		name = s.vol.String()
+	}
+	id, err := at.Identity(name)
+	if err != nil {
+		return fail0(err)
+	}
+	all, err := w.allPast(ctx)
+	if err != nil {
+		return fail0(err)
+	}
+	link := volume.FileLink
+	if at.Entry().Kind == volume.DirEntry {
+		link = volume.TreeLink
+	} else if at.Entry().Kind != volume.FileEntry {
+		return fail0(fail(Usage, "give the directory that it is in", "links lead to files and directories only"))
+	}
+	for _, p := range all {
+		if p.Pin && p.Hash == id {
+			f, err := volume.OpenEntry(ctx, w.src, p.Root)
+			if err != nil {
+				return fail0(err)
+			}
+			inv, _ := f.Inventory()
+			return link(n.engine.network, p.Root), inv, nil
+		}
+	}
+	m := volume.NewMark(w.src)
+	if err := m.Tree(ctx, at); err != nil {
+		return fail0(err)
+	}
+	p := n.engine.newPutter(ctx, c.keys.Owner, nil, 0)
+	defer p.end()
+	root, e, err := volume.WriteRoot(ctx, p, c.keys, at, name, slices.Collect(maps.Keys(m.Packs)), volume.Options{})
+	if err != nil {
+		return fail0(p.fail(ctx, err))
+	}
+	record := volume.Past{Number: c.w.heads[0].Number, Hash: id, Time: n.engine.clock.Now(), Peer: string(n.engine.self), Root: root, Pin: true}
+	ch := &change{packs: []pack.ID{root.Pack}, past: func(all []volume.Past) []volume.Past {
+		out := append(thin(all, n.engine.clock.Now()), record)
+		slices.SortFunc(out, comparePast)
+		return out
+	}}
+	if err := c.commitBy(ctx, p, volume.NewDraft(c.w.root), false, ch); err != nil {
+		return fail0(err)
+	}
+	return link(n.engine.network, root), volume.InventoryOf(e), nil
+}
+
+// leaveMine takes what a link leads to out of the home's own volume, where a put
+// has written it down, and its packs out of the volume's. kept are those of its
+// packs that something else in the volume needs.
+func (n *Node) leaveMine(ctx context.Context, l volume.Link, ids []pack.ID) (kept map[pack.ID]bool, err error) {
+	v, err := n.vol(Mine)
+	if err != nil {
+		return nil, err
+	}
+	if len(n.seenTips(v.owner)) == 0 {
+		return nil, nil
+	}
+	f, err := volume.OpenRoot(ctx, source{n.engine}, l)
+	if err != nil {
+		return nil, err
+	}
+	c, err := n.begin(ctx, v)
+	if err != nil {
+		return nil, err
+	}
+	defer c.end()
+	if c.w.root == nil {
+		return nil, nil
+	}
+	draft := volume.NewDraft(c.w.root)
+	places, err := n.placesOf(ctx, c.w.root, f)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range places {
+		if err := draft.Remove(ctx, p, c.now); err != nil {
+			return nil, err
+		}
+	}
+	all, err := c.w.allPast(ctx)
+	if err != nil {
+		return nil, err
+	}
+	m := volume.NewMark(c.w.src)
+	if err := m.Draft(ctx, draft); err != nil {
+		return nil, err
+	}
+	m.Skip = func(x *volume.File) bool { return volume.Same(x, f) }
+	for _, p := range all {
+		if err := m.Root(ctx, p.Root); err != nil {
+			return nil, err
+		}
+	}
+	gone := make(map[pack.ID]bool)
+	kept = make(map[pack.ID]bool)
+	root := store.RootOf(l.Root.Pack, l.Root.Off)
+	for _, id := range ids {
+		roots, err := n.engine.store.RootsOf(id, 2)
+		if err != nil {
+			return nil, err
+		}
+		switch {
+		case m.Packs[id]:
+			kept[id] = true
+		case !slices.ContainsFunc(roots, func(r store.RootID) bool { return r != root }):
+			gone[id] = true
+		}
+	}
+	if err := c.commit(ctx, draft, false, &change{gone: gone}); err != nil {
+		return nil, err
+	}
+	var own []store.OwnedPack
+	for id := range kept {
+		if p, err := n.engine.store.OwnedPack(id); err == nil {
+			own = append(own, p)
+		}
+	}
+	return kept, n.ownVolume(v, c.written.Entry.Bytes, own)
+}
+
+// placesOf gives the paths under put/ at which the home's own volume has a file
+// or tree.
+func (n *Node) placesOf(ctx context.Context, root, f *volume.File) ([]string, error) {
+	put, err := root.Lookup(ctx, "put")
+	if errors.Is(err, volume.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil || put.Entry().Kind != volume.DirEntry {
+		return nil, err
+	}
+	var out []string
+	for day, err := range put.List(ctx) {
+		if err != nil {
+			return nil, err
+		}
+		if day.Entry().Kind != volume.DirEntry {
+			continue
+		}
+		for x, err := range day.List(ctx) {
+			if err != nil {
+				return nil, err
+			}
+			if volume.Same(x, f) {
+				out = append(out, path.Join("put", day.Entry().Name, x.Entry().Name))
+			}
+		}
+	}
+	return out, nil
+}
