@@ -78,7 +78,11 @@ func (c *Client) putBody(ctx context.Context, name string, q node.PutRequest, bo
 		return node.PutResult{}, err
 	}
 	defer resp.Body.Close()
-	return readLines[node.Progress, node.PutResult](ctx, resp.Body, progress)
+	r, err := readLines[node.Progress, putResult](ctx, resp.Body, progress)
+	if r.RawPlace != nil {
+		r.Place = string(r.RawPlace)
+	}
+	return r.PutResult, err
 }
 
 // readLines reads the lines of an answer up to its result or error.

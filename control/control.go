@@ -70,10 +70,43 @@ type API interface {
 	// error the node ends. progress may be nil.
 	Leave(ctx context.Context, progress func(node.LeaveProgress)) (node.LeaveResult, error)
 
-	// Remove deletes what the home has put under source.
+	// Remove deletes what the home has put under source; NAME:PATH it takes out
+	// of the volume, whose past keeps it.
 	Remove(ctx context.Context, source string) (node.RemoveResult, error)
 
+	// Move gives what is at the place from the place to, in the same volume.
+	Move(ctx context.Context, from, to string) error
+
+	// Mkdir makes a directory in a volume, with parents those above it too, and
+	// then one that is there already is no error.
+	Mkdir(ctx context.Context, place string, parents bool) error
+
+	// VolumeCreate makes a volume, to which this home has the right to write.
+	VolumeCreate(ctx context.Context, name string) (node.VolumeInfo, error)
+
+	// Volumes lists the volumes that this home has a right to, in the order of
+	// their names. It asks no peer.
+	Volumes(ctx context.Context) ([]node.VolumeInfo, error)
+
+	// VolumeLink gives a link with that right to a volume: "read", "verify" or
+	// "write".
+	VolumeLink(ctx context.Context, name, right string) (string, error)
+
+	// VolumeAdd gives this home the right that link has, and the volume a name.
+	VolumeAdd(ctx context.Context, link, name string) (node.AddResult, error)
+
+	// VolumeLog lists the heads of a volume, the newest first.
+	VolumeLog(ctx context.Context, name string) ([]node.HeadInfo, error)
+
+	// VolumePrune removes the snapshots of a volume that no rule keeps.
+	VolumePrune(ctx context.Context, name string, q node.PruneRequest) (node.PruneResult, error)
+
+	// VolumeDrop forgets a volume and the right to it; with delete it deletes
+	// its packs and heads before that, for all who have it.
+	VolumeDrop(ctx context.Context, name string, delete bool) (node.PruneResult, error)
+
 	// Link gives a link to source, with verify one that lets nothing be read.
+	// What is in a volume it gives as it is now: the link does not change with it.
 	Link(ctx context.Context, source string, verify bool) (string, error)
 
 	// Peers lists the known members of the network.
@@ -194,6 +227,12 @@ type fileInfo struct {
 type stat struct {
 	node.Stat
 	RawName []byte `json:"raw_name,omitempty"`
+}
+
+// putResult is a node.PutResult on its way.
+type putResult struct {
+	node.PutResult
+	RawPlace []byte `json:"raw_place,omitempty"`
 }
 
 // linkAnswer is the answer to a request for a link.
