@@ -26,8 +26,9 @@ func getCommand(a *app) *cobra.Command {
 		Use:   "get SOURCE [-o PATH] [--force]",
 		Short: "Fetch a file or a tree",
 		Long: `get fetches the file or tree that a link leads to, and gives it its name, mode and
-time. LINK/PATH is a file or directory in a tree. -o names another place: a file,
-a directory to put it into, or - for stdout. What is there already is not replaced
+time. LINK/PATH is a file or directory in a tree. NAME:PATH is one in a volume, NAME:
+all of it, NAME@N:PATH as it was at head N. -o names another place: a file, a
+directory to put it into, or - for stdout. What is there already is not replaced
 without --force, and then as a whole. The file or tree appears when it is whole,
 never before.
 
@@ -37,6 +38,7 @@ left out are listed, and the exit status is 3.`,
 		Example: `  p2pfs get LINK
   p2pfs get LINK -o copies/
   p2pfs get LINK/2026/report.pdf
+  p2pfs get docs:2026/report.pdf
   p2pfs get LINK -o report.pdf --force`,
 		Args:                  arguments(1, 1),
 		Annotations:           exits(node.Partial, node.NotFound, node.Short, node.Corrupt, node.Refused),
@@ -58,11 +60,12 @@ type getLine struct {
 	Files   *int64  `json:"files,omitempty"` // of a tree
 }
 
-func (a *app) get(ctx context.Context, source, out string, force bool) error {
-	if err := checkSource(source); err != nil {
+func (a *app) get(ctx context.Context, text, out string, force bool) error {
+	s, err := readSource(text)
+	if err != nil {
 		return err
 	}
-	q := node.GetRequest{Source: source, Length: -1}
+	q := node.GetRequest{Source: text, Length: -1}
 	if out == "-" {
 		if a.json {
 			return usagef("", "--json and -o - would both write to stdout")
@@ -70,7 +73,7 @@ func (a *app) get(ctx context.Context, source, out string, force bool) error {
 		return a.withNode(ctx, func(ctx context.Context, api control.API) error {
 			p := a.progress("get")
 			defer p.end()
-			if isTree(source) {
+			if s.mayBeTree() {
 				return api.GetTree(ctx, q, &outSink{w: a.stdout}, p.update)
 			}
 			return api.Get(ctx, q, func(node.FileInfo) (io.Writer, error) { return a.stdout, nil }, p.update)
@@ -80,8 +83,9 @@ func (a *app) get(ctx context.Context, source, out string, force bool) error {
 	if err != nil {
 		return err
 	}
+	t.as = s.name()
 	return a.withNode(ctx, func(ctx context.Context, api control.API) error {
-		if isTree(source) {
+		if s.mayBeTree() {
 			return a.getTree(ctx, api, q, t)
 		}
 		begun := time.Now()
@@ -133,7 +137,7 @@ func (s *outSink) Take(item node.Item) (io.Writer, error) {
 	case volume.FileEntry:
 		return s.w, nil
 	case volume.DirEntry:
-		return nil, usagef("'p2pfs cat LINK/PATH' writes a file in it", "it is a directory, which cannot go to stdout")
+		return nil, usagef("'p2pfs cat LINK/PATH', or NAME:PATH, writes a file in it", "it is a directory, which cannot go to stdout")
 	}
 	return nil, usagef("'p2pfs get' makes it", "it is not a file, and cannot go to stdout")
 }
@@ -164,7 +168,8 @@ func (a *app) fetch(ctx context.Context, api control.API, q node.GetRequest, t *
 // becomes when it is whole.
 type target struct {
 	dir   string
-	name  string // empty: the file's own, in dir
+	name  string // empty: as has it, in dir
+	as    string // empty: the file's own
 	force bool
 
 	path    string // of the file, once its name is known
@@ -245,10 +250,13 @@ func (t *target) mayReplaceTree() error {
 }
 
 // named says, once it is known, what the file or tree is called, which whoever
-// made the link has chosen.
+// made the link has chosen. Where the source has said it that counts.
 func (t *target) named(name string) error {
 	if t.name != "" {
 		return nil
+	}
+	if t.as != "" {
+		name = t.as
 	}
 	if err := checkName(name); err != nil {
 		return err

@@ -141,7 +141,7 @@ var exitTexts = map[node.Code]string{
 	node.Failed:      "error",
 	node.Usage:       "wrong usage, or a malformed link",
 	node.Partial:     "partly done: some files failed or are left out, or fewer shards than asked",
-	node.NotFound:    "nothing was found under that link, or no such path in it",
+	node.NotFound:    "nothing was found under that link or name, or no such path in it",
 	node.Short:       "too few shards to restore the file",
 	node.NoPeers:     "too few peers, or no space, to store",
 	node.Corrupt:     "corrupt data, or a bad signature",

@@ -155,7 +155,10 @@ func randomFile(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 func setLink(ts *testscript.TestScript, _ bool, args []string) {
-	ts.Setenv(args[0], testLink(map[string]volume.Kind{"file": volume.KindFile, "tree": volume.KindTree, "verify": volume.KindVerify}[args[1]]))
+	ts.Setenv(args[0], testLink(map[string]volume.Kind{
+		"file": volume.KindFile, "tree": volume.KindTree, "verify": volume.KindVerify,
+		"volume-read": volume.KindVolumeRead, "volume-verify": volume.KindVolumeVerify, "volume-write": volume.KindVolumeWrite,
+	}[args[1]]))
 }
 
 func testLink(kind volume.Kind) string {
@@ -241,7 +244,11 @@ func (f *fake) PutTree(ctx context.Context, _ node.PutRequest, src node.TreeSour
 // GetTree gives the tree that was put, or an entry of it that is no directory;
 // with "hang" it waits before the last.
 func (f *fake) GetTree(ctx context.Context, q node.GetRequest, sink node.TreeSink, _ func(node.Progress)) error {
-	if _, path, below := strings.Cut(q.Source, "/"); below {
+	_, path, below := strings.Cut(q.Source, "/")
+	if p, err := volume.ParsePlace(q.Source); err == nil {
+		path, below = p.Path, p.Path != ""
+	}
+	if below {
 		for _, i := range f.tree {
 			if i.Path == path {
 				i.Path = ""

@@ -16,6 +16,7 @@ import (
 	"github.com/p2pfs/p2pfs/erasure"
 	"github.com/p2pfs/p2pfs/node"
 	"github.com/p2pfs/p2pfs/pack"
+	"github.com/p2pfs/p2pfs/volume"
 )
 
 // putOptions are the flags of put.
@@ -99,7 +100,7 @@ func (a *app) put(ctx context.Context, paths []string, o putOptions) error {
 		switch {
 		case p == "":
 			return usagef("", "put: an empty path")
-		case isVolumePath(p):
+		case volume.IsPlace(p):
 			return usagef("write ./"+show(p)+" for a local file of that name; without a target, put prints a link",
 				"put %s: volumes are not part of this version", show(p))
 		case p == "-":
