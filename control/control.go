@@ -101,9 +101,9 @@ type API interface {
 	// VolumePrune removes the snapshots of a volume that no rule keeps.
 	VolumePrune(ctx context.Context, name string, q node.PruneRequest) (node.PruneResult, error)
 
-	// VolumeDrop forgets a volume and the right to it; with delete it deletes
-	// its packs and heads before that, for all who have it.
-	VolumeDrop(ctx context.Context, name string, delete bool) (node.PruneResult, error)
+	// VolumeDrop forgets a volume and the right to it; forAll deletes its
+	// packs and heads before that, for all who have it.
+	VolumeDrop(ctx context.Context, name string, forAll bool) (node.PruneResult, error)
 
 	// Link gives a link to source, with verify one that lets nothing be read.
 	// What is in a volume it gives as it is now: the link does not change with it.

@@ -40,7 +40,7 @@ type fake struct {
 	volumeAdd    func(ctx context.Context, link, name string) (node.AddResult, error)
 	volumeLog    func(name string) ([]node.HeadInfo, error)
 	volumePrune  func(ctx context.Context, name string, q node.PruneRequest) (node.PruneResult, error)
-	volumeDrop   func(ctx context.Context, name string, delete bool) (node.PruneResult, error)
+	volumeDrop   func(ctx context.Context, name string, forAll bool) (node.PruneResult, error)
 }
 
 func (f *fake) Put(ctx context.Context, q node.PutRequest, r io.Reader, p func(node.Progress)) (node.PutResult, error) {
@@ -121,8 +121,8 @@ func (f *fake) VolumePrune(ctx context.Context, name string, q node.PruneRequest
 	return f.volumePrune(ctx, name, q)
 }
 
-func (f *fake) VolumeDrop(ctx context.Context, name string, delete bool) (node.PruneResult, error) {
-	return f.volumeDrop(ctx, name, delete)
+func (f *fake) VolumeDrop(ctx context.Context, name string, forAll bool) (node.PruneResult, error) {
+	return f.volumeDrop(ctx, name, forAll)
 }
 
 // serve runs a server for api on a socket of its own and gives a client and

@@ -57,9 +57,9 @@ func (c *Client) VolumePrune(ctx context.Context, name string, q node.PruneReque
 }
 
 // VolumeDrop has the node drop a volume.
-func (c *Client) VolumeDrop(ctx context.Context, name string, delete bool) (node.PruneResult, error) {
+func (c *Client) VolumeDrop(ctx context.Context, name string, forAll bool) (node.PruneResult, error) {
 	var r node.PruneResult
-	err := c.call(ctx, http.MethodPost, "volume/drop", url.Values{"name": {name}, "delete": {strconv.FormatBool(delete)}}, &r)
+	err := c.call(ctx, http.MethodPost, "volume/drop", url.Values{"name": {name}, "delete": {strconv.FormatBool(forAll)}}, &r)
 	return r, err
 }
 
@@ -132,12 +132,12 @@ func (s *server) volumePrune(w http.ResponseWriter, r *http.Request) {
 
 func (s *server) volumeDrop(w http.ResponseWriter, r *http.Request) {
 	v := values{Values: r.URL.Query()}
-	all := v.flag("delete")
+	forAll := v.flag("delete")
 	if v.err != nil {
 		refuse(w, v.err)
 		return
 	}
-	res, err := s.api.VolumeDrop(r.Context(), v.Get("name"), all)
+	res, err := s.api.VolumeDrop(r.Context(), v.Get("name"), forAll)
 	s.answer(w, res, err)
 }
 
