@@ -47,9 +47,13 @@ func (a *app) link(ctx context.Context, source string, verify bool) error {
 		if err != nil {
 			return err
 		}
-		if a.json {
-			return a.printJSON(linkLine{Link: text})
-		}
-		return a.print("%s", text)
+		return a.printLink(text)
 	})
+}
+
+func (a *app) printLink(text string) error {
+	if a.json {
+		return a.printJSON(linkLine{Link: text})
+	}
+	return a.print("%s", text)
 }

@@ -113,7 +113,8 @@ for itself, which keeps nothing for others, and ends it when it is done.`,
 
 	root.AddCommand(
 		initCommand(a), inviteCommand(a), joinCommand(a), expelCommand(a), nodeCommand(a),
-		putCommand(a), getCommand(a), catCommand(a), lsCommand(a), statCommand(a), linkCommand(a), rmCommand(a),
+		putCommand(a), getCommand(a), catCommand(a), lsCommand(a), statCommand(a), linkCommand(a),
+		rmCommand(a), mvCommand(a), mkdirCommand(a), volumeCommand(a),
 		healthCommand(a), repairCommand(a), leaveCommand(a), peersCommand(a), statusCommand(a),
 		configCommand(a), versionCommand(a), completionCommand(a),
 	)
