@@ -168,8 +168,8 @@ func (a *app) fetch(ctx context.Context, api control.API, q node.GetRequest, t *
 // becomes when it is whole.
 type target struct {
 	dir   string
-	name  string // empty: as has it, in dir
-	as    string // empty: the file's own
+	name  string // empty: it is called as, in dir
+	as    string // empty: what the file itself is called
 	force bool
 
 	path    string // of the file, once its name is known

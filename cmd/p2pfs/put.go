@@ -61,7 +61,7 @@ the file.`,
   p2pfs put report.pdf photos docs:2026
   p2pfs put --expires 90d --json *.log`,
 		Args:                  arguments(1, -1),
-		Annotations:           exits(node.Partial, node.NoPeers, node.Refused),
+		Annotations:           exits(node.Partial, node.NotFound, node.Short, node.NoPeers, node.Corrupt, node.Refused),
 		DisableFlagsInUseLine: true,
 		RunE: func(c *cobra.Command, args []string) error {
 			paths, err := o.aim(args)
