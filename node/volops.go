@@ -155,7 +155,7 @@ func (n *Node) VolumeAdd(ctx context.Context, text, name string) (AddResult, err
 		if err := n.mineUnused(v); err != nil {
 			return AddResult{}, err
 		}
-	case err == nil && old.owner == v.owner && l.Kind > old.link.Kind: // more rights than before
+	case err == nil && old.owner == v.owner && rank(l.Kind) >= rank(old.link.Kind): // again, or more rights than before
 	default:
 		if err := n.vacantName(name); err != nil {
 			return AddResult{}, err
@@ -197,6 +197,11 @@ func (n *Node) VolumeAdd(ctx context.Context, text, name string) (AddResult, err
 	}
 	res.VolumeInfo = n.info(v)
 	return res, nil
+}
+
+// rank orders the rights to a volume.
+func rank(k volume.Kind) int {
+	return slices.Index([]volume.Kind{volume.KindVolumeVerify, volume.KindVolumeRead, volume.KindVolumeWrite}, k)
 }
 
 // packsAndKinds gives all packs of a volume, and which of them are metadata.
