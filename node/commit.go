@@ -215,7 +215,7 @@ func (c *commit) publish(ctx context.Context, snapshot bool) (*volume.Head, erro
 	if err := c.n.engine.publish(ctx, h); err != nil {
 		return nil, err
 	}
-	if err := c.n.rememberTips(c.v.owner, []*volume.Head{h}); err != nil {
+	if err := c.n.rememberTips(c.v.owner, []*volume.Head{h}, &c.written.Entry); err != nil {
 		c.n.log.Warn("head not remembered", "volume", short8(c.v.owner), "err", err)
 	}
 	c.w = &view{

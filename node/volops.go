@@ -34,9 +34,8 @@ func (n *Node) info(v *vol) VolumeInfo {
 			i.Time = c.Time
 		}
 	}
-	if w := n.volumes.cached(v.owner); w != nil && w.root != nil && w.heads[0].Hash() == heads[0].Hash() {
-		e := w.root.Entry()
-		i.Files, i.Bytes = e.Files, e.Bytes
+	if was := n.lastSeen(v.owner); was.Of == heads[0].Hash().String() {
+		i.Files, i.Bytes = was.Files, was.Bytes
 	}
 	return i
 }

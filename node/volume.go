@@ -12,6 +12,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -300,34 +301,54 @@ func (w *view) packs(ctx context.Context) (ids map[pack.ID]bool, dying map[pack.
 // were seen last: no reader goes back behind them.
 func tipsKey(owner pack.Owner) string { return fmt.Sprintf("tips/%x", owner[:]) }
 
-// remembered gives the heads of a volume that were seen last.
-func (n *Node) seenTips(owner pack.Owner) []*volume.Head {
+// seen is what is remembered of a volume.
+type seen struct {
+	Heads [][]byte `json:"heads"`           // the tips that were seen last
+	Of    string   `json:"of,omitempty"`    // the hash of the head whose tree has
+	Files int64    `json:"files,omitempty"` // so many entries that are no directories
+	Bytes int64    `json:"bytes,omitempty"` // with so much content
+}
+
+// lastSeen gives what is remembered of a volume.
+func (n *Node) lastSeen(owner pack.Owner) (s seen) {
 	b, err := n.store.Get(tipsKey(owner))
 	if err != nil {
-		return nil
+		return s
 	}
-	var list [][]byte
-	if err := json.Unmarshal(b, &list); err != nil {
+	if err := json.Unmarshal(b, &s); err != nil {
 		n.log.Warn("remembered heads are damaged", "volume", short8(owner), "err", err)
-		return nil
 	}
-	heads, err := n.engine.decodeHeads(owner, list)
+	return s
+}
+
+// seenTips gives the heads of a volume that were seen last.
+func (n *Node) seenTips(owner pack.Owner) []*volume.Head {
+	heads, err := n.engine.decodeHeads(owner, n.lastSeen(owner).Heads)
 	if err != nil {
 		n.log.Warn("remembered heads are damaged", "volume", short8(owner), "err", err)
 	}
 	return heads
 }
 
-// rememberTips keeps the heads of a volume that were seen last.
-func (n *Node) rememberTips(owner pack.Owner, heads []*volume.Head) error {
-	b, err := json.Marshal(encodeHeads(heads))
-	if err == nil {
-		if old, oerr := n.store.Get(tipsKey(owner)); oerr == nil && bytes.Equal(old, b) {
-			return nil
-		}
-		err = n.store.Set(tipsKey(owner), b)
+// rememberTips keeps the heads of a volume that were seen last, and what the
+// tree of the first has, if that is known.
+func (n *Node) rememberTips(owner pack.Owner, heads []*volume.Head, root *volume.Entry) error {
+	was := n.lastSeen(owner)
+	now := seen{Heads: encodeHeads(heads)}
+	if len(heads) > 0 && was.Of == heads[0].Hash().String() {
+		now.Of, now.Files, now.Bytes = was.Of, was.Files, was.Bytes
 	}
-	return err
+	if root != nil && len(heads) == 1 {
+		now.Of, now.Files, now.Bytes = heads[0].Hash().String(), root.Files, root.Bytes
+	}
+	if reflect.DeepEqual(was, now) {
+		return nil
+	}
+	b, err := json.Marshal(now)
+	if err != nil {
+		return err
+	}
+	return n.store.Set(tipsKey(owner), b)
 }
 
 // tipsOf gives the tips of a volume by all that can be known now. There are none
@@ -344,7 +365,7 @@ func (n *Node) tipsOf(ctx context.Context, owner pack.Owner) ([]*volume.Head, er
 		}
 		n.log.Warn("no peer that keeps heads answers: what was seen last counts", "volume", short8(owner), "err", err)
 	}
-	if err := n.rememberTips(owner, tips); err != nil {
+	if err := n.rememberTips(owner, tips, nil); err != nil {
 		n.log.Warn("heads not remembered", "volume", short8(owner), "err", err)
 	}
 	return tips, nil
@@ -397,6 +418,10 @@ func (n *Node) look(ctx context.Context, v *vol) (*view, error) {
 	if len(w.heads) == 1 {
 		kept := *w
 		n.volumes.cache(&kept)
+		e := w.root.Entry()
+		if err := n.rememberTips(v.owner, w.heads, &e); err != nil {
+			n.log.Warn("heads not remembered", "volume", short8(v.owner), "err", err)
+		}
 	}
 	return w, nil
 }

@@ -290,7 +290,7 @@ func (a *app) putTree(ctx context.Context, api control.API, path string, q node.
 	if err != nil {
 		return res, false, err
 	}
-	q.Size, q.Source = -1, abs
+	q.Name, q.Size, q.Source = rootName(abs), -1, abs
 	if q.Parent, err = api.Parent(ctx, q); err != nil && ctx.Err() != nil {
 		return res, false, err
 	}
