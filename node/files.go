@@ -29,7 +29,9 @@ func (n *Node) Put(ctx context.Context, q PutRequest, r io.Reader, progress func
 	info := volume.Info{Name: q.Name, Mode: q.Mode, MTime: q.ModTime, Size: q.Size}
 	return n.putRoot(ctx, q, progress, func(p *putter, keys *volume.Keys, o volume.Options) (root root, err error) {
 		var ref pack.Ref
+		o.Kept = func(id pack.ID) { root.kept = append(root.kept, id) }
 		ref, root.entry, root.packs, err = volume.WriteFile(ctx, p, keys, info, r, o)
+		root.kept = slices.DeleteFunc(root.kept, func(id pack.ID) bool { return slices.Contains(root.packs, id) })
 		root.link = volume.FileLink(n.engine.network, ref)
 		return root, err
 	})
@@ -41,6 +43,7 @@ type root struct {
 	link        volume.Link
 	entry       volume.Entry
 	packs, kept []pack.ID
+	found       map[pack.ID]bool // those of kept that the index gave
 }
 
 // putRoot stores what write writes, and tells in the end how well.
@@ -64,6 +67,10 @@ func (n *Node) putRoot(ctx context.Context, q PutRequest, progress func(Progress
 	defer p.end()
 
 	options := volume.Options{PackBytes: packBytes(q.Redundancy)}
+	index := n.newIndex(into.vol, q)
+	if index != nil {
+		options.Index = index
+	}
 	if progress != nil {
 		options.Progress = func(done int64) { progress(Progress{Done: done, Total: q.Size}) }
 	}
@@ -73,6 +80,9 @@ func (n *Node) putRoot(ctx context.Context, q PutRequest, progress func(Progress
 	}
 	var st staged
 	if err == nil && expires == 0 && (into.named || !n.loose) {
+		if index != nil {
+			r.found = index.found
+		}
 		st, err = n.stage(ctx, p, into, r)
 		defer st.end()
 	}

@@ -177,15 +177,23 @@ func (n *Node) fits(ctx context.Context, root store.Root, q PutRequest) bool {
 			return false
 		}
 		p, err := n.engine.store.OwnedPack(id)
-		if err != nil || p.Given != (q.Redundancy != nil) || p.Expires != 0 && (until == 0 || p.Expires < until) || p.Scheme.N() < least {
-			return false
-		}
-		if s := q.Redundancy; s != nil && p.Scheme != *s && (!p.Meta || p.Scheme != metaScheme(*s)) {
+		if err != nil || !fitsPut(p, q, until, least) {
 			return false
 		}
 		whole = whole || id == l.Root.Pack // it is written down last
 	}
 	return whole
+}
+
+// fitsPut tells whether a pack is stored as a put wants its own: until when they
+// are to stay, 0 for ever, and at least how many shards they have, where q leaves
+// that open.
+func fitsPut(p store.OwnedPack, q PutRequest, until uint64, least int) bool {
+	if p.Given != (q.Redundancy != nil) || p.Expires != 0 && (until == 0 || p.Expires < until) || p.Scheme.N() < least {
+		return false
+	}
+	s := q.Redundancy
+	return s == nil || p.Scheme == *s || p.Meta && p.Scheme == metaScheme(*s)
 }
 
 // parents says which roots puts build on, and which are being removed: none is

@@ -448,13 +448,16 @@ func (n *Node) stage(ctx context.Context, p *putter, t destination, r root) (s s
 			c.end()
 		}
 	}
-	if err != nil && !t.named && ctx.Err() == nil && p.ctx.Err() == nil {
+	if err != nil && !t.named && !errors.Is(err, errWent) && ctx.Err() == nil && p.ctx.Err() == nil {
 		return staged{failed: err}, nil
 	}
 	return s, err
 }
 
 func (c *commit) stage(ctx context.Context, p *putter, t destination, r root) (s staged, err error) {
+	if err := c.live(ctx, r); err != nil {
+		return staged{}, err
+	}
 	f := volume.Made(c.w.src, r.link.Root, r.entry)
 	draft := volume.NewDraft(c.w.root)
 	at := path.Join(t.dir, r.entry.Name)
@@ -479,6 +482,29 @@ func (c *commit) stage(ctx context.Context, p *putter, t destination, r root) (s
 		return staged{}, err
 	}
 	return staged{commit: c, place: t.vol.name + ":" + at}, nil
+}
+
+// errWent tells that a pack which a put takes over from the volume has just
+// been let go of.
+var errWent = errors.New("what it builds on has just been removed")
+
+// live refuses packs that are not, or will soon not be, in the volume any more. Of
+// those of an earlier put that this one builds on nothing is removed meanwhile,
+// whether they are in the volume or not.
+func (c *commit) live(ctx context.Context, r root) error {
+	if len(r.kept) == 0 {
+		return nil
+	}
+	ids, dying, err := c.w.packs(ctx)
+	if err != nil {
+		return err
+	}
+	for _, id := range r.kept {
+		if _, dead := dying[id]; dead || r.found[id] && !ids[id] {
+			return fail(Failed, "put it again", "pack %s: %w", id.Short(), errWent)
+		}
+	}
+	return nil
 }
 
 // parentPlace gives the place of the directory that a put of a tree into a volume

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/p2pfs/p2pfs/erasure"
 	"github.com/p2pfs/p2pfs/volume"
 )
 
@@ -255,5 +256,48 @@ func TestPrune(t *testing.T) {
 	}
 	if _, err := a.VolumeLog(context.Background(), "v"); CodeOf(err) != NotFound {
 		t.Errorf("log of what was dropped: %v", err)
+	}
+}
+
+// A file that was put before under another name, or from another place, is not
+// stored again; nor where the index was lost.
+func TestWhatAVolumeHasIsNotStoredAgain(t *testing.T) {
+	m := newMemNet(t, 405, 5, 0)
+	a := m.home(t, 1)
+	data := string(random(77, 3<<20))
+	first := into(t, a, "", "f", data)
+	if first.NewBytes < 3<<20 {
+		t.Fatalf("first: %+v", first)
+	}
+	if res := into(t, a, "", "other", data); res.NewBytes > 64<<10 || res.Packs != first.Packs {
+		t.Errorf("under another name: %+v", res)
+	}
+	if res := into(t, a, "", "larger", data+data[:2<<20]); res.NewBytes > 4<<20 {
+		t.Errorf("with more at its end: %+v", res)
+	}
+	link, err := a.VolumeLink(t.Context(), Mine, "write")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := m.home(t, 2)
+	if _, err := b.VolumeAdd(t.Context(), link, "theirs"); err != nil {
+		t.Fatal(err)
+	}
+	if res := into(t, b, "theirs:copies", "f", data); res.NewBytes > 64<<10 {
+		t.Errorf("from a home that has put nothing before: %+v", res)
+	}
+	if res, err := a.Remove(t.Context(), first.Link); err != nil || res.Kept == 0 {
+		t.Errorf("remove: %+v, %v", res, err)
+	}
+	if text(t, a, "mine:copies/f") != data {
+		t.Error("the copy is not what it was")
+	}
+	eight := into(t, a, "", "given", data)
+	if eight.NewBytes > 64<<10 {
+		t.Errorf("again: %+v", eight)
+	}
+	res, err := a.Put(t.Context(), PutRequest{Name: "g", Size: int64(len(data)), Redundancy: &erasure.Scheme{K: 2, M: 3}}, strings.NewReader(data), nil)
+	if err != nil || res.NewBytes < 3<<20 {
+		t.Errorf("with a redundancy of its own: %+v, %v", res, err)
 	}
 }

@@ -177,6 +177,28 @@ func (f *File) walkTree(ctx context.Context, path string, depth int, yield func(
 	return true
 }
 
+// Chunks gives the chunks that the contents of f and of all files below it are
+// in; those that are in several several times.
+func (f *File) Chunks(ctx context.Context, each func(pack.Ref) error) error {
+	for p, err := range f.Walk(ctx) {
+		if err != nil {
+			return err
+		}
+		if p.entry.Kind != FileEntry {
+			continue
+		}
+		for c, err := range p.pieces(ctx, 0, p.entry.Size) {
+			if err == nil && len(p.entry.parts) > 0 {
+				err = each(c.ref)
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // WriteTree gives take all of f, as Walk does, and writes the content of each file
 // to the writer that take gave for it, unless that is nil, before the next is
 // taken. It fetches ahead as WriteTo does, over the ends of files.
