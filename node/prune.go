@@ -152,7 +152,9 @@ func (c *commit) dead(ctx context.Context, live map[pack.ID]bool, now bool) (dyi
 			gone[id] = true
 			continue
 		}
-		dying = append(dying, volume.DyingPack{ID: id, Since: begun})
+		if len(dying) < volume.MaxDying { // the others begin to die with the next prune
+			dying = append(dying, volume.DyingPack{ID: id, Since: begun})
+		}
 	}
 	return dying, gone, nil
 }
