@@ -411,7 +411,7 @@ func TestBrokenTreeIsNeverWhole(t *testing.T) {
 		putHeader(h, kind, len(payload))
 		return string(h) + payload
 	}
-	file := string(item) + frame(frameData, "x") + frame(frameFileEnd, "{}")
+	file := string(item) + frame(frameData, "x") + frame(frameFileEnd, "")
 	end := frame(frameEnd, `{"code":0}`)
 	for name, body := range map[string]string{
 		"no end":                 file,
@@ -419,11 +419,14 @@ func TestBrokenTreeIsNeverWhole(t *testing.T) {
 		"end in a file":          string(item) + frame(frameData, "x") + end,
 		"item in a file":         string(item) + file + end,
 		"data without a file":    frame(frameData, "x") + end,
-		"empty data":             string(item) + frame(frameData, "") + frame(frameFileEnd, "{}") + end,
-		"file ends twice":        file + frame(frameFileEnd, "{}") + end,
+		"empty data":             string(item) + frame(frameData, "") + frame(frameFileEnd, "") + end,
+		"file ends twice":        file + frame(frameFileEnd, "") + end,
 		"unknown frame":          frame('?', "") + end,
-		"item without a kind":    frame(frameItem, "{}") + end,
-		"item that is no JSON":   frame(frameItem, "{") + end,
+		"item without a kind":    frame(frameItem, string(item[frameHeader:frameHeader+1])+"\x00"+string(item[frameHeader+2:])) + end,
+		"item that is cut":       frame(frameItem, string(item[frameHeader:len(item)-1])) + end,
+		"item with a rest":       frame(frameItem, string(item[frameHeader:])+"x") + end,
+		"item with other flags":  frame(frameItem, "\x80"+string(item[frameHeader+1:])) + end,
+		"item of nothing":        frame(frameItem, "") + end,
 		"more than is allowed":   "i\xff\xff\xff\xff" + strings.Repeat("x", 100),
 		"outcome that is no one": frame(frameEnd, "x"),
 	} {
@@ -573,7 +576,7 @@ func FuzzItemReader(f *testing.F) {
 		}
 		var again bytes.Buffer
 		if _, err := io.Copy(&again, &treeReader{ctx: t.Context(), src: &testSource{all: got, step: 1 << 20}}); err != nil {
-			return // JSON of the same item may be longer than it was
+			return // varints of the same item may be longer than they were
 		}
 		back, err := readAll(t.Context(), &wireSource{items: newItemReader(&again)}, false)
 		if err != nil {
