@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -219,7 +220,7 @@ func TestTreeIntoAVolumeBuildsOnWhatWasThere(t *testing.T) {
 	if _, _, err := a.putOne(t.Context(), p, dir, putOptions{target: "docs:in"}); err != nil {
 		t.Fatal(err)
 	}
-	want := node.PutRequest{Source: dir, Target: "docs:in", Size: -1}
+	want := node.PutRequest{Name: filepath.Base(dir), Source: dir, Target: "docs:in", Size: -1}
 	if d := cmp.Diff(want, p.asked); d != "" {
 		t.Errorf("asked for the parent: want - got +:\n%s", d)
 	}
