@@ -129,6 +129,8 @@ type change struct {
 	gone  map[pack.ID]bool                  // that it has no more
 	dying []volume.DyingPack                // nil: as before
 	set   bool                              // dying is what is dying now
+	again []*volume.Draft                   // of what past gives: what is to stand there
+	avoid map[pack.ID]bool                  // packs in which nothing is to stay of what is written anew
 }
 
 // write stores what is new in a draft, through p.
@@ -166,7 +168,8 @@ func (c *commit) write(ctx context.Context, p *putter, draft *volume.Draft, snap
 	for _, id := range slices.SortedFunc(maps.Keys(dying), compareID) {
 		c.dying = append(c.dying, volume.DyingPack{ID: id, Since: dying[id]})
 	}
-	c.written, err = volume.WriteVolume(ctx, p, c.keys, draft, volume.Commit{Packs: c.packs, Past: c.past, Dying: c.dying}, volume.Options{})
+	c.written, err = volume.WriteVolume(ctx, p, c.keys, draft, volume.Commit{Packs: c.packs, Past: c.past, Dying: c.dying, Again: ch.again}, volume.Options{Avoid: ch.avoid})
+	c.past = c.written.Past
 	return err
 }
 

@@ -32,6 +32,7 @@ func (n *Node) mark(ctx context.Context, w *view, past []volume.Past, skip func(
 		}
 	}
 	m := volume.NewMark(w.src)
+	m.Count = skip == nil
 	if w.root != nil {
 		if err := m.Tree(ctx, w.root); err != nil {
 			return nil, err
@@ -76,6 +77,16 @@ func (n *Node) prune(ctx context.Context, v *vol, q PruneRequest) (PruneResult, 
 	if err != nil {
 		return PruneResult{}, err
 	}
+	if sparse, err := c.sparse(ctx, m, kept); err != nil {
+		return PruneResult{}, err
+	} else if len(sparse) > 0 {
+		if kept, err = c.condense(ctx, sparse, kept); err != nil {
+			return PruneResult{}, err
+		}
+		if m, err = n.mark(ctx, c.w, kept, nil); err != nil {
+			return PruneResult{}, err
+		}
+	}
 	dying, gone, err := c.dead(ctx, m.Packs, q.Now)
 	if err != nil {
 		return PruneResult{}, err
@@ -86,6 +97,84 @@ func (n *Node) prune(ctx context.Context, v *vol, q PruneRequest) (PruneResult, 
 		return PruneResult{}, err
 	}
 	return res, n.drop(ctx, v, gone, &res)
+}
+
+const (
+	// sparseShare is how much of a pack is needed at most, as one part of so
+	// many, for it to be worth while to store that again and drop the pack.
+	sparseShare = 4
+
+	// sparseLeast is the length in bytes of packs below which it is not.
+	sparseLeast = 256 << 10
+)
+
+// sparse gives the packs of content of which little is needed any more. Those that
+// links need which were given out are not among them.
+func (c *commit) sparse(ctx context.Context, m *volume.Mark, kept []volume.Past) (map[pack.ID]bool, error) {
+	e := c.n.engine
+	out := make(map[pack.ID]bool)
+	for id, live := range m.Live {
+		p, err := e.store.OwnedPack(id)
+		if err != nil || m.Meta[id] || p.Len < sparseLeast || live > int64(p.Len)/sparseShare {
+			continue
+		}
+		roots, err := e.store.RootsOf(id, 2)
+		if err != nil {
+			return nil, err
+		}
+		if !slices.ContainsFunc(roots, func(r store.RootID) bool { return r != volumeRoot(c.v.owner) }) {
+			out[id] = true
+		}
+	}
+	if len(out) == 0 {
+		return nil, nil
+	}
+	pins := volume.NewMark(c.w.src)
+	for _, p := range kept {
+		if p.Pin {
+			if err := pins.Root(ctx, p.Root); err != nil {
+				return nil, err
+			}
+		}
+	}
+	maps.DeleteFunc(out, func(id pack.ID, _ bool) bool { return pins.Packs[id] })
+	return out, nil
+}
+
+// condense stores again what is needed of some packs, in the tree as it is and in
+// those of the past that are kept, which it gives as they are then.
+func (c *commit) condense(ctx context.Context, packs map[pack.ID]bool, kept []volume.Past) ([]volume.Past, error) {
+	var seen volume.Leaving
+	draft, err := volume.Leave(ctx, c.w.root, packs, &seen)
+	if err != nil {
+		return nil, err
+	}
+	if draft == nil {
+		draft = volume.NewDraft(c.w.root)
+	}
+	again := make([]*volume.Draft, len(kept))
+	for i, p := range kept {
+		if p.Pin {
+			continue
+		}
+		root, err := volume.OpenEntry(ctx, c.w.src, p.Root)
+		if err != nil {
+			return nil, fmt.Errorf("head %d of %s: %w", p.Number, c.v, err)
+		}
+		if again[i], err = volume.Leave(ctx, root, packs, &seen); err != nil {
+			return nil, err
+		}
+	}
+	ch := &change{past: func([]volume.Past) []volume.Past { return kept }, again: again, avoid: packs}
+	if err := c.commit(ctx, draft, false, ch); err != nil {
+		return nil, err
+	}
+	c.n.log.Info("packs of which little was needed are stored again", "volume", short8(c.v.owner), "packs", len(packs))
+	all, err := c.w.allPast(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return c.n.retain(all, volume.Policy{}, &PruneResult{}), nil
 }
 
 // retain gives what stays of a history.

@@ -301,3 +301,89 @@ func TestWhatAVolumeHasIsNotStoredAgain(t *testing.T) {
 		t.Errorf("with a redundancy of its own: %+v, %v", res, err)
 	}
 }
+
+// folder gives a tree of files, for a put.
+type folder struct {
+	names []string
+	data  map[string]string
+	at    int
+}
+
+func (f *folder) Next(context.Context) (Item, io.Reader, error) {
+	e := volume.Entry{UID: volume.NoOwner, GID: volume.NoOwner}
+	switch f.at++; {
+	case f.at == 1:
+		e.Kind, e.Name, e.Mode = volume.DirEntry, "folder", 0o755
+		return Item{Entry: e}, nil, nil
+	case f.at > len(f.names)+1:
+		return Item{}, nil, io.EOF
+	}
+	name := f.names[f.at-2]
+	e.Kind, e.Name, e.Mode, e.Size = volume.FileEntry, name, 0o644, int64(len(f.data[name]))
+	return Item{Path: name, Entry: e}, strings.NewReader(f.data[name]), nil
+}
+
+// What is needed of packs that are mostly dead is stored again, also for the past
+// that is kept, and the packs go.
+func TestPruneStoresWhatIsLeftOfPacksAgain(t *testing.T) {
+	m := newMemNet(t, 406, 5, 0)
+	a := m.home(t, 1)
+	if _, err := a.VolumeCreate(t.Context(), "v"); err != nil {
+		t.Fatal(err)
+	}
+	f := &folder{data: make(map[string]string)}
+	for i := range 40 {
+		name := fmt.Sprintf("f%02d", i)
+		f.names = append(f.names, name)
+		f.data[name] = string(random(uint64(i), 300<<10))
+	}
+	if _, err := a.PutTree(t.Context(), PutRequest{Target: "v:", Size: -1}, f, nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range f.names[5:] {
+		if err := a.removeText(t.Context(), "v:folder/"+name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	into(t, a, "v:", "later", "x")
+	bytesOf := func() int64 {
+		h, err := a.Health(t.Context(), "v:")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return h.Bytes
+	}
+	before := bytesOf()
+	res, err := a.VolumePrune(t.Context(), "v", PruneRequest{Policy: volume.Policy{Last: 2}, Now: true})
+	if err != nil || res.Kept != 2 || res.Untold > 0 {
+		t.Fatalf("prune: %+v, %v", res, err)
+	}
+	if after := bytesOf(); after > 3<<20 || before < 11<<20 {
+		t.Errorf("%d bytes, before %d", after, before)
+	}
+	log, err := a.VolumeLog(t.Context(), "v")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.sweep()
+	for _, h := range log {
+		for _, name := range f.names[:5] {
+			if got := text(t, a, fmt.Sprintf("v@%d:folder/%s", h.Number, name)); got != f.data[name] {
+				t.Errorf("head %d: %s is another", h.Number, name)
+			}
+		}
+	}
+	fresh := m.home(t, 2)
+	link, _ := a.VolumeLink(t.Context(), "v", "read")
+	if _, err := fresh.VolumeAdd(t.Context(), link, "v"); err != nil {
+		t.Fatal(err)
+	}
+	if got := text(t, fresh, "v:folder/f04"); got != f.data["f04"] {
+		t.Error("another home reads another")
+	}
+}
+
+func (n *Node) removeText(ctx context.Context, place string) error {
+	_, err := n.Remove(ctx, place)
+	return err
+}

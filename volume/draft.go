@@ -1,10 +1,12 @@
 package volume
 
 import (
+	"bufio"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"iter"
 	"maps"
 	"slices"
@@ -39,6 +41,7 @@ type draft struct {
 type change struct {
 	file *File  // as it is, but for its name
 	dir  *draft // a directory in which something changes
+	anew bool   // the content of file is stored again
 }
 
 func (c change) none() bool { return c.file == nil && c.dir == nil }
@@ -293,9 +296,10 @@ func (t *Draft) steps(ctx context.Context) iter.Seq2[draftStep, error] {
 
 // draftStep is an entry of a draft: whole is what is below it too.
 type draftStep struct {
-	path  string
-	entry Entry
-	whole bool
+	path    string
+	entry   Entry
+	whole   bool
+	content io.Reader // of a file that is stored again
 }
 
 func (d *draft) steps(ctx context.Context, path string, yield func(draftStep, error) bool) bool {
@@ -310,6 +314,11 @@ func (d *draft) steps(ctx context.Context, path string, yield func(draftStep, er
 		switch {
 		case c.dir != nil:
 			return c.dir.steps(ctx, below+name, yield)
+		case c.anew:
+			e := c.file.entry
+			e.Name, e.inline, e.parts, e.depth, e.inventory = name, nil, nil, 0, pack.Ref{}
+			r := bufio.NewReaderSize(&fileReader{ctx: ctx, f: c.file}, anewBuffer)
+			return yield(draftStep{path: below + name, entry: e, content: r}, nil)
 		case c.file != nil:
 			e, err := c.file.graft(name)
 			return yield(draftStep{path: below + name, entry: e, whole: true}, err) && err == nil
@@ -432,4 +441,116 @@ func WriteRoot(ctx context.Context, sink Sink, keys *Keys, f *File, name string,
 		return root, e, fmt.Errorf("write root: %w", err)
 	}
 	return w.root, w.entry, nil
+}
+
+// anewBuffer is how much of a file is read at one go where it is stored again:
+// some chunks, which are fetched side by side.
+const anewBuffer = 4 << 20
+
+// fileReader reads a file from its beginning.
+type fileReader struct {
+	ctx context.Context
+	f   *File
+	off int64
+}
+
+func (r *fileReader) Read(p []byte) (int, error) {
+	n, err := r.f.ReadAt(r.ctx, p, r.off)
+	r.off += int64(n)
+	if n > 0 && err == io.EOF {
+		err = nil
+	}
+	return n, err
+}
+
+// Leave gives the tree at root with everything stored again of which some is in
+// packs, so that nothing of it stays there; nil where nothing is. Lists count
+// too. seen is for several trees that share lists.
+func Leave(ctx context.Context, root *File, packs map[pack.ID]bool, seen *Leaving) (*Draft, error) {
+	t := NewDraft(root)
+	in, err := seen.dir(ctx, t.root, packs, 0)
+	if err != nil {
+		return nil, fmt.Errorf("leave packs: %w", err)
+	}
+	if !in {
+		return nil, nil
+	}
+	return t, nil
+}
+
+// Leaving remembers which lists have nothing in certain packs below them.
+type Leaving struct{ clear map[place32]bool }
+
+// dir notes in d what is to be stored again, and tells whether there is any.
+func (l *Leaving) dir(ctx context.Context, d *draft, packs map[pack.ID]bool, depth int) (any bool, err error) {
+	if depth > MaxDepth {
+		return false, fmt.Errorf("%w: more than %d directories deep", ErrCorrupt, MaxDepth)
+	}
+	if l.clear == nil {
+		l.clear = make(map[place32]bool)
+	}
+	f := d.was
+	if len(f.entry.parts) == 0 {
+		return l.list(ctx, d, f.entry.inline, f.root, packs, depth)
+	}
+	for p, err := range f.pieces(ctx, 0, f.entry.Size) {
+		if err != nil {
+			return false, err
+		}
+		any = any || packs[p.ref.Pack]
+		at := place32{p.ref.Pack, p.ref.Off}
+		if l.clear[at] {
+			continue
+		}
+		plain, err := readChunk(ctx, f.src, p.ref, maxListed)
+		if err != nil {
+			return false, err
+		}
+		in, err := l.list(ctx, d, plain, p.ref, packs, depth)
+		if err != nil {
+			return false, err
+		}
+		l.clear[at] = !in
+		any = any || in
+	}
+	return any, nil
+}
+
+// list is dir for a part of the list, which stands in the chunk at.
+func (l *Leaving) list(ctx context.Context, d *draft, b []byte, at pack.Ref, packs map[pack.ID]bool, depth int) (any bool, err error) {
+	var failed error
+	_, err = (&lister{dir: d.was}).chunk(b, at, func(c *File) bool {
+		var in bool
+		if c.entry.Kind == DirEntry {
+			sub := newDraft(c.entry, c)
+			if in, failed = l.dir(ctx, sub, packs, depth+1); in {
+				d.names[c.entry.Name] = change{dir: sub}
+			}
+		} else if in, failed = c.in(ctx, c.entry.parts, c.entry.depth, packs); in {
+			d.names[c.entry.Name] = change{file: c, anew: true}
+		}
+		any = any || in
+		return failed == nil
+	})
+	return any, first(failed, err)
+}
+
+// in tells whether some of what parts refer to is in one of the packs.
+func (f *File) in(ctx context.Context, parts []part, level int, packs map[pack.ID]bool) (bool, error) {
+	for _, p := range parts {
+		if packs[p.Pack] {
+			return true, nil
+		}
+		if level == 0 {
+			continue
+		}
+		sub, err := f.node(ctx, p, level-1)
+		if err != nil {
+			return false, err
+		}
+		if in, err := f.in(ctx, sub, level-1, packs); in || err != nil {
+			return in, err
+		}
+	}
+	return false, nil
 }

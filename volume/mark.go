@@ -12,11 +12,14 @@ import (
 // them.
 type Mark struct {
 	Packs map[pack.ID]bool
+	Live  map[pack.ID]int64 // bytes in them of content that is needed, sealed; once Count was set
+	Count bool
 	Meta  map[pack.ID]bool   // those of them that are needed for more than content
 	Skip  func(f *File) bool // of what it tells nothing is needed; may be nil
 
-	src  Source
-	seen map[place32]bool // lists and nodes that have been looked through
+	src     Source
+	seen    map[place32]bool // lists and nodes that have been looked through
+	counted map[place32]struct{}
 }
 
 // place32 is where a chunk is.
@@ -110,6 +113,7 @@ func (m *Mark) parts(ctx context.Context, f *File, parts []part, level int) erro
 			m.Meta[p.Pack] = true
 		}
 		if level == 0 {
+			m.count(f, p)
 			continue
 		}
 		at := place32{p.Pack, p.Off}
@@ -126,6 +130,21 @@ func (m *Mark) parts(ctx context.Context, f *File, parts []part, level int) erro
 		m.seen[at] = true
 	}
 	return nil
+}
+
+// count adds a chunk of content to what is live in its pack.
+func (m *Mark) count(f *File, p part) {
+	if !m.Count || f.entry.Kind == DirEntry {
+		return
+	}
+	if m.counted == nil {
+		m.counted, m.Live = make(map[place32]struct{}), make(map[pack.ID]int64)
+	}
+	at := place32{p.Pack, p.Off}
+	if _, again := m.counted[at]; !again {
+		m.counted[at] = struct{}{}
+		m.Live[p.Pack] += int64(p.Len)
+	}
 }
 
 // Draft adds what a draft needs that is not yet written.

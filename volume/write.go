@@ -56,6 +56,8 @@ type Options struct {
 	// Index finds chunks that the volume has already, which are not stored
 	// again; nil: there is none.
 	Index Index
+	// Avoid are packs in which nothing is to stay of what is written anew.
+	Avoid map[pack.ID]bool
 	// Kept is called with each pack that is needed and was there before; nil:
 	// nobody wants to know. WriteTree gives them in the end too.
 	Kept func(pack.ID)
@@ -148,7 +150,8 @@ type writer struct {
 	kept     map[pack.ID]bool // packs that were there before and are needed
 	fresh    []pack.Ref       // chunks in the data pack being filled, for the index
 
-	commit                    *Commit // of a volume; nil: a file or tree on its own
+	commit                    *Commit     // of a volume; nil: a file or tree on its own
+	roots                     []*pack.Ref // of past states in the metadata pack being filled
 	history, dying, inventory pack.Ref
 
 	root  pack.Ref
@@ -406,6 +409,7 @@ func (w *writer) add(ctx context.Context, s *sealing) error {
 	p, ok := w.known[s.key]
 	if !ok {
 		ref, had := w.former[s.key]
+		had = had && !w.opt.Avoid[ref.Pack]
 		if !had && w.opt.Index != nil {
 			ref, had = w.opt.Index.Find(ctx, s.key)
 			had = had && ref.Size == uint64(len(s.plain)) && int(ref.Len) == len(s.sealed)
@@ -581,7 +585,7 @@ func (w *writer) putMeta(plain []byte) pack.Ref { return w.putNew(plain, nil) }
 // putNew is putMeta unless the chunk is one of those that were there before.
 func (w *writer) putNew(plain []byte, before map[chunk.Key]pack.Ref) pack.Ref {
 	sealed, key := chunk.Seal(nil, &w.keys.Convergence, plain)
-	if ref, ok := before[key]; ok {
+	if ref, ok := before[key]; ok && !w.opt.Avoid[ref.Pack] {
 		w.keep(ref.Pack)
 		return ref
 	}
@@ -600,6 +604,10 @@ func (w *writer) finishMeta(ctx context.Context) error {
 		d.named(id)
 	}
 	w.entry.named(id)
+	for _, r := range w.roots {
+		r.Pack = id
+	}
+	w.roots = w.roots[:0]
 	return nil
 }
 
