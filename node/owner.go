@@ -122,6 +122,11 @@ func (n *Node) remove(ctx context.Context, l volume.Link) (RemoveResult, error) 
 	if err != nil {
 		return RemoveResult{}, err
 	}
+	if !owned {
+		if root, owned, err = n.claimRoot(l, ids); err != nil {
+			return RemoveResult{}, err
+		}
+	}
 	if owned && root.Source != "" { // no put builds on it from now on, however far this comes
 		root.Source = ""
 		if err = e.store.Own(root, nil); err == nil {
@@ -186,6 +191,24 @@ func (n *Node) remove(ctx context.Context, l volume.Link) (RemoveResult, error) 
 	}
 	_, err = e.store.Disown(root)
 	return res, err
+}
+
+// claimRoot writes a root into the catalog that another home has put, if its
+// packs are there, taken over with the volume: until all of them are deleted they
+// are under it, and a removal that is cut short can be done again.
+func (n *Node) claimRoot(l volume.Link, ids []pack.ID) (store.Root, bool, error) {
+	packs, err := n.ownedPacks(ids)
+	if err != nil {
+		return store.Root{}, false, nil
+	}
+	root := store.Root{
+		ID: store.RootOf(l.Root.Pack, l.Root.Off), Link: l.String(), Name: l.Kind.String(), Time: n.engine.clock.Now().UnixMilli(),
+	}
+	if err := n.engine.store.Own(root, packs); err != nil {
+		return store.Root{}, false, err
+	}
+	root, err = n.engine.store.Root(root.ID)
+	return root, err == nil, err
 }
 
 // packsOf gives the packs of a file of this owner: from the catalog, if all are

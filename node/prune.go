@@ -466,6 +466,10 @@ func (n *Node) leaveMine(ctx context.Context, l volume.Link, ids []pack.ID) (kep
 	if err != nil {
 		return nil, err
 	}
+	others := func(all []volume.Past) []volume.Past {
+		return slices.DeleteFunc(all, func(p volume.Past) bool { return p.Pin && p.Root == l.Root })
+	}
+	all = others(all)
 	m := volume.NewMark(c.w.src)
 	if err := m.Draft(ctx, draft); err != nil {
 		return nil, err
@@ -480,18 +484,25 @@ func (n *Node) leaveMine(ctx context.Context, l volume.Link, ids []pack.ID) (kep
 	kept = make(map[pack.ID]bool)
 	root := store.RootOf(l.Root.Pack, l.Root.Off)
 	for _, id := range ids {
-		roots, err := n.engine.store.RootsOf(id, 2)
+		roots, err := n.engine.store.RootsOf(id, 3)
 		if err != nil {
 			return nil, err
 		}
 		switch {
 		case m.Packs[id]:
 			kept[id] = true
-		case !slices.ContainsFunc(roots, func(r store.RootID) bool { return r != root }):
+		case !slices.ContainsFunc(roots, func(r store.RootID) bool { return r != root && r != volumeRoot(v.owner) }):
 			gone[id] = true
 		}
 	}
-	if err := c.commit(ctx, draft, false, &change{gone: gone}); err != nil {
+	if err := c.commit(ctx, draft, false, &change{
+		gone: gone,
+		past: func(all []volume.Past) []volume.Past { return others(thin(all, c.now)) },
+	}); err != nil {
+		return nil, err
+	}
+	// A volume that was taken over from another home has them in the catalog.
+	if err := n.engine.store.DisownPacks(volumeRoot(v.owner), slices.Collect(maps.Keys(gone))); err != nil {
 		return nil, err
 	}
 	var own []store.OwnedPack

@@ -387,3 +387,43 @@ func (n *Node) removeText(ctx context.Context, place string) error {
 	_, err := n.Remove(ctx, place)
 	return err
 }
+// What a lost home has put is removed by its link from the home that has taken
+// its volume over; what else has the same in it stays.
+func TestRemoveByLinkWhatAnotherHomePut(t *testing.T) {
+	m := newMemNet(t, 405, 5, 0)
+	a := m.home(t, 1)
+	twin := strings.Repeat("twin", 5000)
+	tree, err := a.PutTree(t.Context(), PutRequest{Size: -1, Name: "tree"}, aTree(3, 100), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := into(t, a, "", "file", strings.Repeat("file", 5000))
+	if again, err := a.Link(t.Context(), file.Place, false); err != nil || again != file.Link {
+		t.Fatalf("got link %s, %v, want that of the put", again, err) // a part of the history now
+	}
+	into(t, a, "", "twin", twin)
+	into(t, a, "mine:also", "twin", twin)
+	write, err := a.VolumeLink(t.Context(), Mine, "write")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := m.home(t, 2)
+	if res, err := b.VolumeAdd(t.Context(), write, Mine); err != nil || res.Lost != 0 {
+		t.Fatalf("add: %+v, %v", res, err)
+	}
+	for _, link := range []string{file.Link, tree.Link} {
+		res, err := b.Remove(t.Context(), link)
+		if err != nil || res.Packs == 0 || res.Kept != 0 || res.Partial {
+			t.Errorf("remove: %+v, %v", res, err)
+		}
+		if _, _, err := get(t.Context(), m.home(t, 3), link); CodeOf(err) != NotFound {
+			t.Errorf("what was removed: got %v, want that it is not found", err)
+		}
+	}
+	if got := names(t, b, "mine:"); strings.Count(got, "twin") != 2 || strings.Contains(got, "file") || strings.Contains(got, "large") {
+		t.Errorf("got %q", got)
+	}
+	if text(t, b, "mine:also/twin") != twin {
+		t.Error("what has nothing to do with it is another")
+	}
+}
