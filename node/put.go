@@ -439,11 +439,14 @@ func (e *engine) tellState(ctx context.Context, to peer.ID, st *pack.State) erro
 	if to != e.self {
 		return e.call(ctx, to, askTimeout, func(s stream) error { return wire.State(s, st) })
 	}
-	if !st.Deleted {
-		_, err := e.store.SetState(st)
-		return err
+	set := e.store.SetState
+	if st.Deleted {
+		set = func(st *pack.State) (bool, error) { return e.store.Bury(st, string(to)) }
 	}
-	_, err := e.store.Bury(st, string(to))
+	changed, err := set(st)
+	if changed && e.keeper != nil {
+		e.keeper.Changed()
+	}
 	return err
 }
 

@@ -371,6 +371,9 @@ func (s *server) State(ctx context.Context, from string, st *pack.State) error {
 	}
 	if changed {
 		s.packs.forget(st.ID())
+		if s.keeper != nil {
+			s.keeper.Changed()
+		}
 		s.log.Info("new state of a pack", "pack", st.ID(), "deleted", st.Deleted, "from", peer.ID(from))
 	}
 	return nil
