@@ -387,6 +387,7 @@ func (n *Node) removeText(ctx context.Context, place string) error {
 	_, err := n.Remove(ctx, place)
 	return err
 }
+
 // What a lost home has put is removed by its link from the home that has taken
 // its volume over; what else has the same in it stays.
 func TestRemoveByLinkWhatAnotherHomePut(t *testing.T) {
