@@ -61,24 +61,26 @@ func (c *commit) take(ctx context.Context) error {
 		return err
 	}
 	c.w = w
-	for len(w.heads) > 1 {
+	for len(c.w.heads) > 1 {
 		// What is in memory only cannot be built on: merged two by two.
-		w.src = source{c.n.engine}
-		if w.root, err = volume.OpenEntry(ctx, w.src, w.contents[0].Root); err != nil {
+		rest := *c.w
+		two := &view{v: c.v, src: source{c.n.engine}, heads: rest.heads[:2:2], contents: rest.contents[:2:2]}
+		if two.root, err = volume.OpenEntry(ctx, two.src, two.contents[0].Root); err != nil {
 			return err
 		}
-		draft, _, err := c.n.merge(ctx, w, 1)
+		c.w = two
+		draft, _, err := c.n.merge(ctx, two, 1)
 		if err != nil {
 			return err
 		}
-		snapshot := w.contents[0].Snapshot || w.contents[1].Snapshot
-		rest := *w
-		rest.heads, rest.contents, rest.past = w.heads[2:], w.contents[2:], nil
-		w.heads, w.contents, w.past = w.heads[:2], w.contents[:2], nil
+		snapshot := two.contents[0].Snapshot || two.contents[1].Snapshot
 		if err := c.commit(ctx, draft, snapshot, nil); err != nil {
-			return fmt.Errorf("merge heads %d and %d of %s: %w", w.heads[0].Number, w.heads[1].Number, c.v, err)
+			return fmt.Errorf("merge heads %d and %d of %s: %w", two.heads[0].Number, two.heads[1].Number, c.v, err)
 		}
-		w.heads, w.contents, w.past = append(w.heads[:1:1], rest.heads...), append(w.contents[:1:1], rest.contents...), nil
+		if len(rest.heads) == 2 {
+			break
+		}
+		c.w = &view{v: c.v, src: two.src, heads: append(c.w.heads[:1:1], rest.heads[2:]...), contents: append(c.w.contents[:1:1], rest.contents[2:]...)}
 	}
 	c.now = c.n.engine.clock.Now()
 	return nil
