@@ -23,8 +23,8 @@ import (
 const DyingFor = 48 * time.Hour
 
 // mark gathers the packs that the tips of a view and heads of its history need;
-// past nil: all that are kept. Of entries that skip tells nothing is needed.
-func (n *Node) mark(ctx context.Context, w *view, past []volume.Past, skip func(*volume.File) bool) (*volume.Mark, error) {
+// past nil: all that are kept.
+func (n *Node) mark(ctx context.Context, w *view, past []volume.Past) (*volume.Mark, error) {
 	if past == nil {
 		var err error
 		if past, err = w.allPast(ctx); err != nil {
@@ -38,13 +38,24 @@ func (n *Node) mark(ctx context.Context, w *view, past []volume.Past, skip func(
 			return nil, err
 		}
 	}
-	m.Skip = skip
+	return m, w.markPast(ctx, m, past)
+}
+
+// markPast adds what heads of the history need. Of what was removed by its link
+// the packs are gone, lists of directories among them: the volume does not list
+// them any more, though heads from before still refer to them.
+func (w *view) markPast(ctx context.Context, m *volume.Mark, past []volume.Past) error {
+	ids, _, err := w.packs(ctx)
+	if err != nil {
+		return err
+	}
+	m.Gone = func(id pack.ID) bool { return !ids[id] }
 	for _, p := range past {
 		if err := m.Root(ctx, p.Root); err != nil {
-			return nil, fmt.Errorf("head %d of %s: %w", p.Number, w.v, err)
+			return fmt.Errorf("head %d of %s: %w", p.Number, w.v, err)
 		}
 	}
-	return m, nil
+	return nil
 }
 
 // VolumePrune lets go of snapshots that no rule keeps, and of the packs that
@@ -73,7 +84,7 @@ func (n *Node) prune(ctx context.Context, v *vol, q PruneRequest) (PruneResult, 
 	}
 	var res PruneResult
 	kept := n.retain(all, q.Policy, &res)
-	m, err := n.mark(ctx, c.w, kept, nil)
+	m, err := n.mark(ctx, c.w, kept)
 	if err != nil {
 		return PruneResult{}, err
 	}
@@ -475,10 +486,8 @@ func (n *Node) leaveMine(ctx context.Context, l volume.Link, ids []pack.ID) (kep
 		return nil, err
 	}
 	m.Skip = func(x *volume.File) bool { return volume.Same(x, f) }
-	for _, p := range all {
-		if err := m.Root(ctx, p.Root); err != nil {
-			return nil, err
-		}
+	if err := c.w.markPast(ctx, m, all); err != nil {
+		return nil, err
 	}
 	gone := make(map[pack.ID]bool)
 	kept = make(map[pack.ID]bool)

@@ -213,7 +213,7 @@ func (n *Node) packsAndKinds(ctx context.Context, v *vol) ([]pack.ID, map[pack.I
 	if err != nil {
 		return nil, nil, err
 	}
-	m, err := n.mark(ctx, w, nil, nil)
+	m, err := n.mark(ctx, w, nil)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -16,6 +16,7 @@ type Mark struct {
 	Count bool
 	Meta  map[pack.ID]bool   // those of them that are needed for more than content
 	Skip  func(f *File) bool // of what it tells nothing is needed; may be nil
+	Gone  func(pack.ID) bool // packs that were given up and are not to be read: nothing is needed of what is in them; may be nil
 
 	src     Source
 	seen    map[place32]bool // lists and nodes that have been looked through
@@ -35,6 +36,9 @@ func NewMark(src Source) *Mark {
 
 // Root adds the tree whose root's entry is at ref.
 func (m *Mark) Root(ctx context.Context, ref pack.Ref) error {
+	if m.gone(ref.Pack) {
+		return nil
+	}
 	f, err := OpenEntry(ctx, m.src, ref)
 	if err != nil {
 		return err
@@ -59,41 +63,26 @@ func (m *Mark) file(ctx context.Context, f *File, depth int) error {
 	if m.Skip != nil && m.Skip(f) {
 		return nil
 	}
-	if err := m.parts(ctx, f, f.entry.parts, f.entry.depth); err != nil {
+	if err := m.parts(ctx, f, f.entry.parts, f.entry.depth, depth); err != nil {
 		return err
 	}
-	if f.entry.Kind != DirEntry {
+	if f.entry.Kind != DirEntry || len(f.entry.parts) > 0 {
 		return nil
 	}
+	return m.list(ctx, f, f.entry.inline, f.root, depth)
+}
+
+func (m *Mark) gone(id pack.ID) bool { return m.Gone != nil && m.Gone(id) }
+
+// list adds what is in a part of the list of f, which stands in the chunk at.
+func (m *Mark) list(ctx context.Context, f *File, b []byte, at pack.Ref, depth int) error {
 	l := lister{dir: f}
 	var failed error
-	each := func(c *File) bool {
+	_, err := l.chunk(b, at, func(c *File) bool {
 		failed = m.file(ctx, c, depth+1)
 		return failed == nil
-	}
-	if len(f.entry.parts) == 0 {
-		_, err := l.chunk(f.entry.inline, f.root, each)
-		return first(failed, err)
-	}
-	for p, err := range f.pieces(ctx, 0, f.entry.Size) {
-		if err != nil {
-			return err
-		}
-		at := place32{p.ref.Pack, p.ref.Off}
-		if m.seen[at] {
-			continue
-		}
-		plain, err := readChunk(ctx, f.src, p.ref, maxListed)
-		if err != nil {
-			return err
-		}
-		l.last, l.files, l.bytes = "", 0, 0 // of this chunk alone: some were left out
-		if _, err := l.chunk(plain, p.ref, each); first(failed, err) != nil {
-			return first(failed, err)
-		}
-		m.seen[at] = true
-	}
-	return nil
+	})
+	return first(failed, err)
 }
 
 func first(errs ...error) error {
@@ -106,26 +95,37 @@ func first(errs ...error) error {
 }
 
 // parts adds what parts refer to.
-func (m *Mark) parts(ctx context.Context, f *File, parts []part, level int) error {
+func (m *Mark) parts(ctx context.Context, f *File, parts []part, level, depth int) error {
 	for _, p := range parts {
-		m.Packs[p.Pack] = true
-		if level > 0 || f.entry.Kind == DirEntry {
-			m.Meta[p.Pack] = true
+		if m.gone(p.Pack) {
+			continue
 		}
-		if level == 0 {
+		m.Packs[p.Pack] = true
+		if level == 0 && f.entry.Kind != DirEntry {
 			m.count(f, p)
 			continue
 		}
+		m.Meta[p.Pack] = true
 		at := place32{p.Pack, p.Off}
 		if m.seen[at] {
 			continue
 		}
-		sub, err := f.node(ctx, p, level-1)
-		if err != nil {
-			return err
-		}
-		if err := m.parts(ctx, f, sub, level-1); err != nil {
-			return err
+		if level == 0 {
+			plain, err := readChunk(ctx, f.src, p.Ref, maxListed)
+			if err != nil {
+				return err
+			}
+			if err := m.list(ctx, f, plain, p.Ref, depth); err != nil {
+				return err
+			}
+		} else {
+			sub, err := f.node(ctx, p, level-1)
+			if err != nil {
+				return err
+			}
+			if err := m.parts(ctx, f, sub, level-1, depth); err != nil {
+				return err
+			}
 		}
 		m.seen[at] = true
 	}

@@ -1,0 +1,39 @@
+package node
+
+import (
+	"strings"
+	"testing"
+)
+
+// A removal by a link leaves heads in the history that refer to what is gone.
+func TestWhatWasRemovedByItsLinkIsInNobodysWay(t *testing.T) {
+	m := newMemNet(t, 511, 5, 0)
+	a := m.home(t, 1)
+	// So many entries that their list is in a chunk of its own.
+	tree, err := a.PutTree(t.Context(), PutRequest{Size: -1}, aTree(3, 100), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := into(t, a, "", "file", strings.Repeat("file", 1000))
+	kept := into(t, a, "", "kept", strings.Repeat("kept", 1000))
+	for _, link := range []string{tree.Link, file.Link} {
+		if res, err := a.Remove(t.Context(), link); err != nil || res.Packs == 0 {
+			t.Errorf("remove: %+v, %v", res, err)
+		}
+	}
+	for range 2 {
+		if _, err := a.VolumePrune(t.Context(), Mine, PruneRequest{Now: true}); err != nil {
+			t.Errorf("prune: %v", err)
+		}
+	}
+	b := m.added(t, 2, rightTo(t, a, Mine, "write"), "theirs")
+	for _, n := range []*Node{a, b} {
+		name := map[*Node]string{a: Mine, b: "theirs"}[n]
+		if got := names(t, n, name+":put"); strings.Count(got, "/") != 1 || !strings.Contains(got, "/kept") {
+			t.Errorf("got %q", got)
+		}
+		if got := text(t, n, name+":"+strings.TrimPrefix(kept.Place, Mine+":")); got != strings.Repeat("kept", 1000) {
+			t.Errorf("got %d bytes", len(got))
+		}
+	}
+}
