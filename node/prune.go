@@ -107,7 +107,7 @@ func (n *Node) prune(ctx context.Context, v *vol, q PruneRequest) (PruneResult, 
 	if err := c.commit(ctx, volume.NewDraft(c.w.root), false, ch); err != nil {
 		return PruneResult{}, err
 	}
-	return res, n.drop(ctx, v, gone, &res)
+	return res, c.drop(ctx, gone, &res)
 }
 
 const (
@@ -266,8 +266,14 @@ func (c *Config) dyingFor() time.Duration {
 	return DyingFor
 }
 
-// drop deletes packs of a volume that no head lists any more.
-func (n *Node) drop(ctx context.Context, v *vol, gone map[pack.ID]bool, res *PruneResult) error {
+// drop deletes packs that the volume does not list any more, but for those that
+// the commit has written itself: what is written twice has one ID, an empty
+// tree without a history for one.
+func (c *commit) drop(ctx context.Context, gone map[pack.ID]bool, res *PruneResult) error {
+	n, v := c.n, c.v
+	for _, id := range c.written.Packs {
+		delete(gone, id)
+	}
 	var mu sync.Mutex // guards res and dropped
 	var dropped []pack.ID
 	g, gctx := errgroup.WithContext(ctx)
@@ -329,7 +335,7 @@ func (n *Node) empty(ctx context.Context, v *vol) (PruneResult, error) {
 	if err := c.commit(ctx, volume.NewDraft(nil), false, ch); err != nil {
 		return PruneResult{}, err
 	}
-	return res, n.drop(ctx, v, gone, &res)
+	return res, c.drop(ctx, gone, &res)
 }
 
 // tidy drops the packs of this home's volumes that have been dying for long

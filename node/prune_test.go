@@ -37,3 +37,31 @@ func TestWhatWasRemovedByItsLinkIsInNobodysWay(t *testing.T) {
 		}
 	}
 }
+
+func TestAnEmptyVolumeCanBeEmptied(t *testing.T) {
+	m := newMemNet(t, 512, 5, 0)
+	a, write, read := m.created(t, 1, "v")
+	b := m.added(t, 2, write, "v")
+	for range 2 { // the first empty tree has no history, nor has an emptied one
+		if res, err := b.empty(t.Context(), must(b.vol("v"))); err != nil || res.Partial {
+			t.Fatalf("got %+v, %v", res, err)
+		}
+		c := m.added(t, 3, read, "v")
+		for _, n := range []*Node{a, b, c} {
+			if got := names(t, n, "v:"); got != "" {
+				t.Errorf("got %q", got)
+			}
+		}
+	}
+	into(t, a, "v:", "f", "anew")
+	if got := text(t, b, "v:f"); got != "anew" {
+		t.Errorf("got %q", got)
+	}
+}
+
+func must[T any](x T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return x
+}
