@@ -140,7 +140,10 @@ func (n *Node) remove(ctx context.Context, l volume.Link) (RemoveResult, error) 
 	if ctx.Err() != nil {
 		return RemoveResult{}, context.Cause(ctx)
 	}
-	if err != nil { // its name stays in the volume, and leads to nothing
+	if errors.Is(err, errNotLeft) {
+		return RemoveResult{}, err
+	}
+	if err != nil { // the volume cannot be read: if its name is there it leads to nothing
 		e.log.Warn("what is removed is not taken out of the volume", "volume", Mine, "err", err)
 	}
 	var res RemoveResult

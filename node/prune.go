@@ -32,7 +32,7 @@ func (n *Node) mark(ctx context.Context, w *view, past []volume.Past) (*volume.M
 		}
 	}
 	m := volume.NewMark(w.src)
-	m.Count = skip == nil
+	m.Count = true
 	if w.root != nil {
 		if err := m.Tree(ctx, w.root); err != nil {
 			return nil, err
@@ -94,7 +94,7 @@ func (n *Node) prune(ctx context.Context, v *vol, q PruneRequest) (PruneResult, 
 		if kept, err = c.condense(ctx, sparse, kept); err != nil {
 			return PruneResult{}, err
 		}
-		if m, err = n.mark(ctx, c.w, kept, nil); err != nil {
+		if m, err = n.mark(ctx, c.w, kept); err != nil {
 			return PruneResult{}, err
 		}
 	}
@@ -155,7 +155,11 @@ func (c *commit) sparse(ctx context.Context, m *volume.Mark, kept []volume.Past)
 // condense stores again what is needed of some packs, in the tree as it is and in
 // those of the past that are kept, which it gives as they are then.
 func (c *commit) condense(ctx context.Context, packs map[pack.ID]bool, kept []volume.Past) ([]volume.Past, error) {
-	var seen volume.Leaving
+	ids, _, err := c.w.packs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	seen := volume.Leaving{Gone: func(id pack.ID) bool { return !ids[id] }}
 	draft, err := volume.Leave(ctx, c.w.root, packs, &seen)
 	if err != nil {
 		return nil, err
@@ -514,7 +518,7 @@ func (n *Node) leaveMine(ctx context.Context, l volume.Link, ids []pack.ID) (kep
 		gone: gone,
 		past: func(all []volume.Past) []volume.Past { return others(thin(all, c.now)) },
 	}); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", errNotLeft, err)
 	}
 	// A volume that was taken over from another home has them in the catalog.
 	if err := n.engine.store.DisownPacks(volumeRoot(v.owner), slices.Collect(maps.Keys(gone))); err != nil {
@@ -528,6 +532,10 @@ func (n *Node) leaveMine(ctx context.Context, l volume.Link, ids []pack.ID) (kep
 	}
 	return kept, n.ownVolume(v, c.written.Entry.Bytes, own)
 }
+
+// errNotLeft is wrapped where it is known that a volume still has a name of what
+// was to be removed: to delete its packs would make the volume unreadable there.
+var errNotLeft = errors.New("not taken out of the volume")
 
 // placesOf gives the paths under put/ at which the home's own volume has a file
 // or tree.

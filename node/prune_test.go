@@ -1,8 +1,11 @@
 package node
 
 import (
+	"context"
 	"strings"
 	"testing"
+
+	"github.com/p2pfs/p2pfs/wire"
 )
 
 // A removal by a link leaves heads in the history that refer to what is gone.
@@ -64,4 +67,49 @@ func must[T any](x T, err error) T {
 		panic(err)
 	}
 	return x
+}
+
+// refuser takes no heads.
+type refuser struct{ wire.Handler }
+
+func (refuser) PutHead(context.Context, string, []byte) error {
+	return wire.Refuse(wire.Full, "no space left")
+}
+
+// refuse makes nodes take no heads any more, or again.
+func refuse(nodes []*memNode, yes bool) {
+	for _, n := range nodes {
+		if n.wrap = nil; yes {
+			n.wrap = func(h wire.Handler) wire.Handler { return refuser{h} }
+		}
+	}
+}
+
+func TestNothingIsDeletedThatAVolumeStillHas(t *testing.T) {
+	m := newMemNet(t, 513, 5, 0)
+	a := m.home(t, 1)
+	res := into(t, a, "", "f", "content")
+	b := m.added(t, 2, rightTo(t, a, Mine, "write"), "theirs")
+	refuse(m.nodes[1:4], true)
+	if _, err := a.Remove(t.Context(), res.Link); CodeOf(err) != NoPeers {
+		t.Errorf("remove: got %v", err)
+	}
+	c := m.added(t, 3, rightTo(t, a, Mine, "write"), "theirs")
+	for _, n := range []*Node{a, b, c} {
+		if got := text(t, n, res.Link); got != "content" {
+			t.Errorf("got %q", got)
+		}
+	}
+	refuse(m.nodes[1:4], false)
+	if _, err := a.Remove(t.Context(), res.Link); err != nil {
+		t.Errorf("remove: got %v", err)
+	}
+	for _, n := range []*Node{b, c} {
+		if got := names(t, n, "theirs:put"); strings.Contains(got, "/f") {
+			t.Errorf("got %q", got)
+		}
+	}
+	if _, _, err := get(t.Context(), m.home(t, 4), res.Link); CodeOf(err) != NotFound {
+		t.Errorf("what was removed: got %v", err)
+	}
 }

@@ -463,12 +463,19 @@ func (r *fileReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// errGone tells of a list that was given up.
+var errGone = errors.New("given up")
+
 // Leave gives the tree at root with everything stored again of which some is in
-// packs, so that nothing of it stays there; nil where nothing is. Lists count
+// packs, so that nothing of it stays there; nil where nothing is, or where a list
+// of it was given up, so that it cannot be written again. Lists count
 // too. seen is for several trees that share lists.
 func Leave(ctx context.Context, root *File, packs map[pack.ID]bool, seen *Leaving) (*Draft, error) {
 	t := NewDraft(root)
 	in, err := seen.dir(ctx, t.root, packs, 0)
+	if errors.Is(err, errGone) {
+		return nil, nil
+	}
 	if err != nil {
 		return nil, fmt.Errorf("leave packs: %w", err)
 	}
@@ -479,7 +486,13 @@ func Leave(ctx context.Context, root *File, packs map[pack.ID]bool, seen *Leavin
 }
 
 // Leaving remembers which lists have nothing in certain packs below them.
-type Leaving struct{ clear map[place32]bool }
+type Leaving struct {
+	Gone func(pack.ID) bool // packs that were given up and are not to be read; may be nil
+
+	clear map[place32]bool
+}
+
+func (l *Leaving) gone(id pack.ID) bool { return l.Gone != nil && l.Gone(id) }
 
 // dir notes in d what is to be stored again, and tells whether there is any.
 func (l *Leaving) dir(ctx context.Context, d *draft, packs map[pack.ID]bool, depth int) (any bool, err error) {
@@ -496,6 +509,9 @@ func (l *Leaving) dir(ctx context.Context, d *draft, packs map[pack.ID]bool, dep
 	for p, err := range f.pieces(ctx, 0, f.entry.Size) {
 		if err != nil {
 			return false, err
+		}
+		if l.gone(p.ref.Pack) {
+			return false, errGone
 		}
 		any = any || packs[p.ref.Pack]
 		at := place32{p.ref.Pack, p.ref.Off}
@@ -526,7 +542,7 @@ func (l *Leaving) list(ctx context.Context, d *draft, b []byte, at pack.Ref, pac
 			if in, failed = l.dir(ctx, sub, packs, depth+1); in {
 				d.names[c.entry.Name] = change{dir: sub}
 			}
-		} else if in, failed = c.in(ctx, c.entry.parts, c.entry.depth, packs); in {
+		} else if in, failed = l.in(ctx, c, c.entry.parts, c.entry.depth, packs); in {
 			d.names[c.entry.Name] = change{file: c, anew: true}
 		}
 		any = any || in
@@ -535,12 +551,14 @@ func (l *Leaving) list(ctx context.Context, d *draft, b []byte, at pack.Ref, pac
 	return any, first(failed, err)
 }
 
-// in tells whether some of what parts refer to is in one of the packs.
-func (f *File) in(ctx context.Context, parts []part, level int, packs map[pack.ID]bool) (bool, error) {
+// in tells whether some of what parts of f refer to is in one of the packs, and
+// all of it is there.
+func (l *Leaving) in(ctx context.Context, f *File, parts []part, level int, packs map[pack.ID]bool) (any bool, err error) {
 	for _, p := range parts {
-		if packs[p.Pack] {
-			return true, nil
+		if l.gone(p.Pack) {
+			return false, nil
 		}
+		any = any || packs[p.Pack]
 		if level == 0 {
 			continue
 		}
@@ -548,9 +566,11 @@ func (f *File) in(ctx context.Context, parts []part, level int, packs map[pack.I
 		if err != nil {
 			return false, err
 		}
-		if in, err := f.in(ctx, sub, level-1, packs); in || err != nil {
-			return in, err
+		in, err := l.in(ctx, f, sub, level-1, packs)
+		if err != nil {
+			return false, err
 		}
+		any = any || in
 	}
-	return false, nil
+	return any, nil
 }
