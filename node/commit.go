@@ -217,11 +217,13 @@ func (c *commit) publish(ctx context.Context, snapshot bool) (*volume.Head, erro
 	if err != nil {
 		return nil, err
 	}
+	// A writer builds each head on its last, whatever has become of that, for that
+	// is how others tell that one follows the other: see [volume.Head.Follows].
+	if _, err := c.n.rememberTips(c.v.owner, []*volume.Head{h}, &c.written.Entry); err != nil {
+		return nil, fmt.Errorf("remember head %d of %s: %w", h.Number, c.v, err)
+	}
 	if err := c.n.engine.publish(ctx, h); err != nil {
 		return nil, err
-	}
-	if err := c.n.rememberTips(c.v.owner, []*volume.Head{h}, &c.written.Entry); err != nil {
-		c.n.log.Warn("head not remembered", "volume", short8(c.v.owner), "err", err)
 	}
 	c.w = &view{
 		v: c.v, src: c.w.src, heads: []*volume.Head{h}, contents: []volume.HeadContent{content}, past: [][]volume.Past{c.past},

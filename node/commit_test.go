@@ -1,11 +1,15 @@
 package node
 
 import (
+	"context"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 
+	"github.com/p2pfs/p2pfs/pack"
 	"github.com/p2pfs/p2pfs/volume"
+	"github.com/p2pfs/p2pfs/wire"
 )
 
 // added gives a home of its own that has a volume by its link.
@@ -107,5 +111,86 @@ func TestManyWritersAtOnceLoseNothing(t *testing.T) {
 	log, err := a.VolumeLog(t.Context(), "v")
 	if err != nil || len(log) != 2+writers+(writers-1)+1 || !log[0].Current || log[1].Current {
 		t.Errorf("log: %+v, %v", log, err)
+	}
+}
+
+// A head that too few have taken is one that others may build on: who made it
+// must not make another in its place, which they would take for that one.
+func TestAHeadThatFewHaveTakenIsNotForgotten(t *testing.T) {
+	m := newMemNet(t, 502, 5, 0)
+	w, write, _ := m.created(t, 1, "v")
+	x := m.added(t, 2, write, "v")
+	few := m.nodes[0]
+	refuse(m.nodes[1:], true)
+	if err := begun(t, w, "v").put(t, "first", "1"); CodeOf(err) != NoPeers {
+		t.Fatalf("got %v", err)
+	}
+	refuse(m.nodes[1:], false)
+	few.down.Store(true)
+	again := begun(t, w, "v")
+	few.down.Store(false)
+	for _, err := range []error{begun(t, x, "v").put(t, "other", "2"), again.put(t, "second", "3")} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, n := range []*Node{w, x, m.added(t, 3, write, "v")} {
+		if got := names(t, n, "v:"); got != "first other second" {
+			t.Errorf("got %q", got)
+		}
+	}
+}
+
+// heads is asked for heads first.
+type heads struct {
+	wire.Handler
+
+	asked func(from string, owner pack.Owner, answer func() ([][]byte, error)) ([][]byte, error)
+}
+
+func (h heads) Heads(ctx context.Context, from string, owner pack.Owner) ([][]byte, error) {
+	return h.asked(from, owner, func() ([][]byte, error) { return h.Handler.Heads(ctx, from, owner) })
+}
+
+func TestASlowLookForgetsNothing(t *testing.T) {
+	m := newMemNet(t, 503, 5, 0)
+	a, _, _ := m.created(t, 1, "v")
+	v := must(a.vol("v"))
+	var slow atomic.Int64
+	slow.Store(int64(len(m.nodes)) - 1) // the first look
+	asked, end := make(chan struct{}, len(m.nodes)), make(chan struct{})
+	for _, n := range m.holders() {
+		n.wrap = func(h wire.Handler) wire.Handler {
+			return heads{h, func(_ string, _ pack.Owner, answer func() ([][]byte, error)) ([][]byte, error) {
+				list, err := answer()
+				if slow.Add(-1) >= 0 {
+					asked <- struct{}{}
+					<-end
+				}
+				return list, err
+			}}
+		}
+	}
+	looked := make(chan error)
+	go func() {
+		_, err := a.VolumeLog(t.Context(), "v")
+		looked <- err
+	}()
+	for range 5 {
+		<-asked
+	}
+	into(t, a, "v:", "f", "new")
+	close(end)
+	if err := <-looked; err != nil {
+		t.Fatal(err)
+	}
+	if seen := a.seenTips(v.owner); len(seen) != 1 || seen[0].Number != 2 {
+		t.Errorf("the newest head seen is number %d, want 2", seen[0].Number)
+	}
+	for _, n := range m.holders() { // nobody is there to say it again
+		n.down.Store(true)
+	}
+	if info, err := a.Volumes(t.Context()); err != nil || info[1].Number != 2 {
+		t.Errorf("got %+v, %v", info, err)
 	}
 }

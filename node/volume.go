@@ -83,6 +83,8 @@ type volumes struct {
 	named map[string]*vol
 	locks map[pack.Owner]chan struct{} // busy of each, whatever its names
 	views map[pack.Owner]*view         // as they were seen last, with one tip
+
+	noting sync.Mutex // held while what was seen of heads is changed in the store
 }
 
 // cache keeps a view, so that what has not changed since is not read again.
@@ -330,25 +332,32 @@ func (n *Node) seenTips(owner pack.Owner) []*volume.Head {
 	return heads
 }
 
-// rememberTips keeps the heads of a volume that were seen last, and what the
-// tree of the first has, if that is known.
-func (n *Node) rememberTips(owner pack.Owner, heads []*volume.Head, root *volume.Entry) error {
+// rememberTips keeps heads of a volume that were seen, and gives them with those
+// that were remembered before and that none follows: what another command of
+// this home has seen or made meanwhile is not forgotten. root is what the tree of
+// the one head has, if that is known.
+func (n *Node) rememberTips(owner pack.Owner, heads []*volume.Head, root *volume.Entry) ([]*volume.Head, error) {
+	n.volumes.noting.Lock()
+	defer n.volumes.noting.Unlock()
 	was := n.lastSeen(owner)
-	now := seen{Heads: encodeHeads(heads)}
-	if len(heads) > 0 && was.Of == heads[0].Hash().String() {
-		now.Of, now.Files, now.Bytes = was.Of, was.Files, was.Bytes
-	}
-	if root != nil && len(heads) == 1 {
-		now.Of, now.Files, now.Bytes = heads[0].Hash().String(), root.Files, root.Bytes
+	tips := volume.Tips(append(n.seenTips(owner), heads...))
+	now := seen{Heads: encodeHeads(tips)}
+	if len(tips) == 1 {
+		switch hash := tips[0].Hash(); {
+		case was.Of == hash.String():
+			now.Of, now.Files, now.Bytes = was.Of, was.Files, was.Bytes
+		case root != nil && len(heads) == 1 && heads[0].Hash() == hash:
+			now.Of, now.Files, now.Bytes = hash.String(), root.Files, root.Bytes
+		}
 	}
 	if reflect.DeepEqual(was, now) {
-		return nil
+		return tips, nil
 	}
 	b, err := json.Marshal(now)
-	if err != nil {
-		return err
+	if err == nil {
+		err = n.store.Set(tipsKey(owner), b)
 	}
-	return n.store.Set(tipsKey(owner), b)
+	return tips, err
 }
 
 // tipsOf gives the tips of a volume by all that can be known now. There are none
@@ -365,7 +374,7 @@ func (n *Node) tipsOf(ctx context.Context, owner pack.Owner) ([]*volume.Head, er
 		}
 		n.log.Warn("no peer that keeps heads answers: what was seen last counts", "volume", short8(owner), "err", err)
 	}
-	if err := n.rememberTips(owner, tips, nil); err != nil {
+	if tips, err = n.rememberTips(owner, tips, nil); err != nil {
 		n.log.Warn("heads not remembered", "volume", short8(owner), "err", err)
 	}
 	return tips, nil
@@ -419,7 +428,7 @@ func (n *Node) look(ctx context.Context, v *vol) (*view, error) {
 		kept := *w
 		n.volumes.cache(&kept)
 		e := w.root.Entry()
-		if err := n.rememberTips(v.owner, w.heads, &e); err != nil {
+		if _, err := n.rememberTips(v.owner, w.heads, &e); err != nil {
 			n.log.Warn("heads not remembered", "volume", short8(v.owner), "err", err)
 		}
 	}
