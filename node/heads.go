@@ -52,6 +52,19 @@ func quorum(n, present int) int {
 	return max(n/2+1, min(most.M+1, present))
 }
 
+// enough says of how many of n peers answers have to be waited for, so that one
+// of them is among any that made a head count.
+func enough(n int) int { return n - n/2 }
+
+// keepers gives the peers that are to keep the heads of a volume.
+func (e *engine) keepers(ctx context.Context, owner pack.Owner) ([]peer.ID, error) {
+	near, err := e.dir.Closest(ctx, owner, headKeepers)
+	if e.holder && len(near) < headKeepers && !slices.Contains(near, e.self) {
+		near = append(near, e.self)
+	}
+	return near, err
+}
+
 // decodeHeads gives what is good of the encoded heads of a volume.
 func (e *engine) decodeHeads(owner pack.Owner, list [][]byte) (heads []*volume.Head, err error) {
 	for _, b := range list {
@@ -106,10 +119,7 @@ func short8(owner pack.Owner) string { return fmt.Sprintf("%x", owner[:4]) }
 // follows, those among them that the caller knows. asked is how many peers
 // answered.
 func (e *engine) tips(ctx context.Context, owner pack.Owner, known []*volume.Head) (tips []*volume.Head, asked int, err error) {
-	near, err := e.dir.Closest(ctx, owner, headKeepers)
-	if e.holder && !slices.Contains(near, e.self) {
-		near = append(near, e.self)
-	}
+	near, err := e.keepers(ctx, owner)
 	if len(near) == 0 {
 		return volume.Tips(known), 0, err
 	}
@@ -129,7 +139,6 @@ func (e *engine) tips(ctx context.Context, owner pack.Owner, known []*volume.Hea
 		})
 	}
 	heads := slices.Clone(known)
-	enough := len(near) - quorum(len(near), len(near)) + 1
 	var late <-chan time.Time
 	stop := func() {}
 	defer func() { stop() }()
@@ -142,7 +151,7 @@ func (e *engine) tips(ctx context.Context, owner pack.Owner, known []*volume.Hea
 				continue
 			}
 			heads = append(heads, r.heads...)
-			if asked++; asked == enough {
+			if asked++; asked == enough(len(near)) {
 				late, stop = e.clock.After(headLinger)
 			}
 			continue
@@ -185,10 +194,7 @@ func (e *engine) keepHeads(owner pack.Owner, from string, heads ...*volume.Head)
 // publish gives a head to the peers that are to keep it, and returns without
 // an error when enough of them do.
 func (e *engine) publish(ctx context.Context, h *volume.Head) error {
-	near, err := e.dir.Closest(ctx, h.Owner, headKeepers)
-	if e.holder && !slices.Contains(near, e.self) {
-		near = append(near[:min(len(near), headKeepers-1)], e.self)
-	}
+	near, err := e.keepers(ctx, h.Owner)
 	if len(near) == 0 {
 		return fail(NoPeers, "start a node of this network, or check that this machine reaches one: 'p2pfs peers'", "no peer found that keeps heads: %w", err)
 	}
