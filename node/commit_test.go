@@ -194,3 +194,70 @@ func TestASlowLookForgetsNothing(t *testing.T) {
 		t.Errorf("got %+v, %v", info, err)
 	}
 }
+
+func TestAVolumeIsAddedAgain(t *testing.T) {
+	m := newMemNet(t, 504, 5, 0)
+	a, write, read := m.created(t, 1, "v")
+	into(t, a, "v:", "f", strings.Repeat("content", 1000))
+	verify := rightTo(t, a, "v", "verify")
+	b := m.home(t, 2)
+	// Nobody has what the file is in, at first.
+	st, err := a.engine.store.OwnedPack(dataPack(t, a, "v:f"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range m.holders() {
+		n.wrap = func(h wire.Handler) wire.Handler { return without{h, st.ID} }
+	}
+	for i, c := range []struct {
+		link, right string
+		lost        int
+		code        Code
+	}{
+		{verify, "verify", 0, OK}, {read, "read", 0, OK}, {verify, "read", 0, Failed}, {read, "read", 0, OK},
+		{write, "write", 1, OK}, {write, "write", 0, OK}, {read, "write", 0, Failed},
+	} {
+		if i == 5 {
+			for _, n := range m.holders() {
+				n.wrap = nil
+			}
+		}
+		res, err := b.VolumeAdd(t.Context(), c.link, "v")
+		if CodeOf(err) != c.code || res.Lost != c.lost {
+			t.Errorf("%d: got %+v, %v, want %d lost and outcome %d", i, res, err, c.lost, c.code)
+		}
+		if v := must(b.vol("v")); v.right() != c.right {
+			t.Errorf("%d: got the right to %s, want %s", i, v.right(), c.right)
+		}
+	}
+	if _, err := b.engine.store.OwnedPack(st.ID); err != nil {
+		t.Errorf("what was lost at first: %v", err)
+	}
+}
+
+// without has nothing of one pack.
+type without struct {
+	wire.Handler
+
+	id pack.ID
+}
+
+func (h without) Have(ctx context.Context, from string, ids []pack.ID) ([]wire.Holding, error) {
+	out, err := h.Handler.Have(ctx, from, ids)
+	for i, id := range ids {
+		if err == nil && id == h.id {
+			out[i] = wire.Holding{}
+		}
+	}
+	return out, err
+}
+
+// dataPack gives the pack that the content at a place is in.
+func dataPack(t *testing.T, n *Node, place string) pack.ID {
+	t.Helper()
+	src, err := n.sourcePacks(t.Context(), place)
+	if err != nil || len(src.ids) != 1 {
+		t.Fatalf("packs of %s: %v, %v", place, src.ids, err)
+	}
+	return src.ids[0]
+}

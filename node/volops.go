@@ -133,8 +133,9 @@ func (n *Node) VolumeLink(_ context.Context, name, right string) (string, error)
 
 // VolumeAdd gives a volume that exists a name in this home. With the write right
 // the home may then renew, delete and grow all its packs, as if it had put them.
-// The name mine is that of the home's own volume: it is given anew only as long
-// as nothing was ever put from here.
+// A name may be given again to the same volume, with the same right or a greater
+// one. The name mine is that of the home's own volume: it is given anew only as
+// long as nothing was ever put from here.
 func (n *Node) VolumeAdd(ctx context.Context, text, name string) (AddResult, error) {
 	l, err := volume.ParseLink(text)
 	switch {
@@ -154,7 +155,9 @@ func (n *Node) VolumeAdd(ctx context.Context, text, name string) (AddResult, err
 		if err := n.mineUnused(v); err != nil {
 			return AddResult{}, err
 		}
-	case err == nil && old.owner == v.owner && rank(l.Kind) >= rank(old.link.Kind): // again, or more rights than before
+	case err == nil && old.owner == v.owner && old.link.Kind == l.Kind: // what was not found then may be now
+		v = old
+	case err == nil && old.owner == v.owner && old.mayWrite() != nil && (v.keys != nil || old.mayRead() != nil): // more rights than before
 	default:
 		if err := n.vacantName(name); err != nil {
 			return AddResult{}, err
@@ -196,11 +199,6 @@ func (n *Node) VolumeAdd(ctx context.Context, text, name string) (AddResult, err
 	}
 	res.VolumeInfo = n.info(v)
 	return res, nil
-}
-
-// rank orders the rights to a volume.
-func rank(k volume.Kind) int {
-	return slices.Index([]volume.Kind{volume.KindVolumeVerify, volume.KindVolumeRead, volume.KindVolumeWrite}, k)
 }
 
 // packsAndKinds gives all packs of a volume, and which of them are metadata.
