@@ -3,7 +3,9 @@ package node
 import (
 	"context"
 	"fmt"
+	"path"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -61,7 +63,7 @@ func (c *commit) put(t *testing.T, name, content string) error {
 	defer c.end()
 	p := c.n.engine.newPutter(t.Context(), c.keys.Owner, nil, 0)
 	defer p.end()
-	ref, e, packs, err := volume.WriteFile(t.Context(), p, c.keys, volume.Info{Name: name, Size: int64(len(content))}, strings.NewReader(content), volume.Options{})
+	ref, e, packs, err := volume.WriteFile(t.Context(), p, c.keys, volume.Info{Name: path.Base(name), Size: int64(len(content))}, strings.NewReader(content), volume.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -260,4 +262,42 @@ func dataPack(t *testing.T, n *Node, place string) pack.ID {
 		t.Fatalf("packs of %s: %v, %v", place, src.ids, err)
 	}
 	return src.ids[0]
+}
+
+// A link leads to what was there at one moment, whatever others do meanwhile.
+func TestALinkIsWholeWhateverComesBetween(t *testing.T) {
+	m := newMemNet(t, 505, 5, 0)
+	a, write, _ := m.created(t, 1, "v")
+	if _, err := a.PutTree(t.Context(), PutRequest{Size: -1, Target: "v:"}, aTree(1, 300), nil); err != nil {
+		t.Fatal(err)
+	}
+	others := []*commit{begun(t, m.added(t, 2, write, "v"), "v"), begun(t, m.added(t, 3, write, "v"), "v")}
+	var asked atomic.Int64
+	var once sync.Once
+	between := func() {
+		for i, c := range others {
+			if err := c.put(t, fmt.Sprintf("photos/000/by %d", i), "x"); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	for _, n := range m.holders() {
+		n.wrap = func(h wire.Handler) wire.Handler {
+			return heads{h, func(from string, _ pack.Owner, answer func() ([][]byte, error)) ([][]byte, error) {
+				if from == string(a.engine.self) && asked.Add(1) > 5 { // not its first look
+					once.Do(between)
+				}
+				return answer()
+			}}
+		}
+	}
+	link, err := a.Link(t.Context(), "v:photos/000", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	once.Do(between)
+	got := new(items)
+	if err := m.client().node().GetTree(t.Context(), GetRequest{Source: link}, got, nil); err != nil || len(got.list) != 301 {
+		t.Errorf("got %d entries, %v", len(got.list), err)
+	}
 }

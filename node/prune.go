@@ -396,7 +396,8 @@ func (n *Node) pin(ctx context.Context, s sought) (volume.Link, pack.Ref, error)
 		return fail0(err)
 	}
 	defer c.end()
-	_, at, w, err := n.at(ctx, s)
+	w := c.w // one look: what the link needs is in the head that is built on
+	_, at, err := w.at(ctx, s.Place)
 	if err != nil {
 		return fail0(err)
 	}

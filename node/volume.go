@@ -611,21 +611,27 @@ func (n *Node) at(ctx context.Context, s sought) (root, at *volume.File, w *view
 	if w, err = n.look(ctx, s.vol); err != nil {
 		return nil, nil, nil, err
 	}
+	root, at, err = w.at(ctx, s.Place)
+	return root, at, w, err
+}
+
+// at opens what a place names in the volume as it was looked at.
+func (w *view) at(ctx context.Context, p volume.Place) (root, at *volume.File, err error) {
 	if w.root == nil {
-		return nil, nil, nil, fail(NotFound, "put something into it", "%s has nothing in it yet", s.vol)
+		return nil, nil, fail(NotFound, "put something into it", "%s has nothing in it yet", w.v)
 	}
 	root = w.root
-	if s.Number > 0 {
-		p, err := w.find(ctx, s.Place)
+	if p.Number > 0 {
+		x, err := w.find(ctx, p)
 		if err != nil {
-			return nil, nil, nil, err
+			return nil, nil, err
 		}
-		if root, err = volume.OpenEntry(ctx, w.src, p.Root); err != nil {
-			return nil, nil, nil, err
+		if root, err = volume.OpenEntry(ctx, w.src, x.Root); err != nil {
+			return nil, nil, err
 		}
 	}
-	at, err = root.Lookup(ctx, s.Place.Path)
-	return root, at, w, err
+	at, err = root.Lookup(ctx, p.Path)
+	return root, at, err
 }
 
 // find gives the head that a place names.
