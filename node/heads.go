@@ -179,15 +179,26 @@ func (e *engine) giveHead(ctx context.Context, p peer.ID, h *volume.Head) error 
 	return e.call(ctx, p, askTimeout, func(s stream) error { return wire.PutHead(s, h.Encode()) })
 }
 
+// errManyTips is of a head that would be one too many to be kept.
+var errManyTips = fmt.Errorf("%d heads are kept that nobody has merged", volume.MaxTips)
+
 // keepHeads keeps heads of a volume, with those that are kept already and that
-// none follows.
+// none follows. Where that is more than can be kept none goes for another: what is
+// new is refused, until the others have been merged.
 func (e *engine) keepHeads(owner pack.Owner, from string, heads ...*volume.Head) (changed bool, err error) {
 	return e.store.UpdateHeads(owner, from, func(have [][]byte) ([][]byte, error) {
 		kept, err := e.decodeHeads(owner, have)
 		if err != nil {
 			e.log.Warn("damaged heads dropped", "volume", short8(owner), "err", err)
 		}
-		return encodeHeads(volume.Tips(append(kept, heads...))), nil
+		all := append(kept, heads...)
+		tips := volume.Tips(all)
+		for _, h := range all {
+			if len(tips) == volume.MaxTips && !slices.ContainsFunc(tips, func(tip *volume.Head) bool { return tip.Hash() == h.Hash() || tip.Follows(h) }) {
+				return nil, errManyTips
+			}
+		}
+		return encodeHeads(tips), nil
 	})
 }
 
@@ -311,8 +322,11 @@ func (s *server) PutHead(ctx context.Context, from string, b []byte) error {
 	if changed {
 		s.log.Debug("new head of a volume", "volume", short8(h.Owner), "number", h.Number, "from", peer.ID(from))
 	}
-	if errors.Is(err, store.ErrDenied) {
+	switch {
+	case errors.Is(err, store.ErrDenied):
 		return wire.Refuse(wire.Quota, "too many volumes are kept")
+	case errors.Is(err, errManyTips):
+		return wire.Refuse(wire.Busy, "%v", err)
 	}
 	return refusal(err)
 }

@@ -2,13 +2,16 @@ package node
 
 import (
 	"context"
+	"fmt"
 	"iter"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/p2pfs/p2pfs/dht"
+	"github.com/p2pfs/p2pfs/volume"
 )
 
 // slowDirectory still names the peers that have just gone.
@@ -67,6 +70,42 @@ func TestWhoWasAwayDoesNotHideANewHead(t *testing.T) {
 		}
 	}
 	if got := names(t, b, "v:"); got != "f" {
+		t.Errorf("got %q", got)
+	}
+}
+
+func TestMoreTipsThanAreKeptAreRefusedAndNoneIsLost(t *testing.T) {
+	m := newMemNet(t, 522, 3, 0)
+	a, write, _ := m.created(t, 1, "v")
+	var commits []*commit
+	for i := range volume.MaxTips + 2 {
+		commits = append(commits, begun(t, m.added(t, byte(2+i), write, "v"), "v"))
+	}
+	want, refused := "", 0
+	for i, c := range commits {
+		name := fmt.Sprintf("%02d", i)
+		switch err := c.put(t, name, name); {
+		case err == nil:
+			want += " " + name
+		case CodeOf(err) == NoPeers:
+			refused++
+		default:
+			t.Fatal(err)
+		}
+	}
+	if refused != 2 {
+		t.Errorf("%d of %d heads refused, want 2", refused, len(commits))
+	}
+	for range 2 { // as they are, and merged
+		if got := names(t, a, "v:"); got != strings.TrimSpace(want) {
+			t.Errorf("got %q, want %q", got, want)
+		}
+		into(t, a, "v:", "merged", "x")
+		want += " merged"
+	}
+	again := commits[len(commits)-1]
+	into(t, again.n, "v:", "now", "x")
+	if got := names(t, a, "v:"); !strings.HasSuffix(got, "now") {
 		t.Errorf("got %q", got)
 	}
 }

@@ -80,7 +80,8 @@ type Handler interface {
 	// PutHead takes a head, which it verifies; it is durable when PutHead
 	// returns nil, also where a head that follows it is kept already:
 	// [NotFound] where this peer is not among those that keep the volume's
-	// heads, [Quota] where it keeps as many volumes as it will, [Signature],
+	// heads, [Quota] where it keeps as many volumes as it will, [Busy] where it
+	// keeps [MaxTips] heads that this one does not follow, [Signature],
 	// [OtherNetwork], [Malformed].
 	PutHead(ctx context.Context, from string, head []byte) error
 }
