@@ -401,6 +401,7 @@ func (n *Node) look(ctx context.Context, v *vol) (*view, error) {
 		}
 		w.heads, w.contents = append(w.heads, h), append(w.contents, c)
 	}
+	w.src = n.headSource(ctx, w.contents)
 	if len(w.heads) > 1 {
 		if err := n.untangle(ctx, w); err != nil {
 			return nil, err
@@ -433,6 +434,32 @@ func (n *Node) look(ctx context.Context, v *vol) (*view, error) {
 		}
 	}
 	return w, nil
+}
+
+// wholeHead is the length in bytes of packs of heads up to which they are fetched
+// whole: root, history, inventory and small directories are all in there.
+const wholeHead = 1 << 20
+
+// headSource gives where a volume is read from: what stands in the packs of its
+// heads is fetched at one go, where that is little.
+func (n *Node) headSource(ctx context.Context, contents []volume.HeadContent) volume.Source {
+	m := &molten{src: source{n.engine}, packs: make(map[pack.ID][]byte)}
+	for _, c := range contents {
+		id := c.Root.Pack
+		k, err := n.engine.locate(ctx, id, effort{})
+		if err != nil || k.geometry.Len > wholeHead {
+			continue // who reads it is told
+		}
+		r, err := m.src.Open(ctx, id, 0, k.geometry.Len)
+		if err != nil {
+			continue
+		}
+		if b, err := r.Bytes(ctx, 0, k.geometry.Len); err == nil {
+			m.packs[id] = bytes.Clone(b)
+		}
+		r.Close()
+	}
+	return m
 }
 
 // history gives what led to the i-th tip, without itself.
