@@ -61,6 +61,13 @@ func (c *commit) take(ctx context.Context) error {
 		return err
 	}
 	c.w = w
+	if len(w.heads) == 1 && len(w.unkept) > 0 {
+		// A commit that ended before anybody had taken its head, or all who had are
+		// gone. Others are to see it although nothing may be otherwise now.
+		if err := c.n.engine.publish(ctx, w.heads[0]); err != nil {
+			return err
+		}
+	}
 	for len(c.w.heads) > 1 {
 		// What is in memory only cannot be built on: merged two by two.
 		rest := *c.w

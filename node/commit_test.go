@@ -301,3 +301,41 @@ func TestALinkIsWholeWhateverComesBetween(t *testing.T) {
 		t.Errorf("got %d entries, %v", len(got.list), err)
 	}
 }
+
+// forget has nodes forget the heads of a volume.
+func forget(t *testing.T, owner pack.Owner, nodes ...*memNode) {
+	t.Helper()
+	for _, n := range nodes {
+		if _, err := n.store.UpdateHeads(owner, "", func([][]byte) ([][]byte, error) { return nil, nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestAHeadThatNobodyKeepsIsGivenAgainByWhoKnowsIt(t *testing.T) {
+	m := newMemNet(t, 506, 5, 0)
+	a, write, read := m.created(t, 1, "v")
+	into(t, a, "v:", "f", "content")
+	v := must(a.vol("v"))
+	for _, c := range []struct {
+		name string
+		do   func(n *Node) error
+	}{
+		{"tidy", func(n *Node) error { return n.tidy(t.Context()) }},
+		{"a change that is none", func(n *Node) error { return n.Move(t.Context(), "v:f", "v:f") }},
+	} {
+		forget(t, v.owner, m.holders()...)
+		if _, err := m.home(t, 2).VolumeAdd(t.Context(), read, "v"); CodeOf(err) != NotFound {
+			t.Errorf("%s: nobody knows it: %v", c.name, err)
+		}
+		if err := c.do(a); err != nil {
+			t.Errorf("%s: %v", c.name, err)
+		}
+		if got := text(t, m.added(t, 3, write, "v"), "v:f"); got != "content" {
+			t.Errorf("%s: got %q", c.name, got)
+		}
+		if w, err := a.look(t.Context(), v); err != nil || len(w.unkept) > 0 || w.heads[0].Number != 2 {
+			t.Errorf("%s: got %+v, %v", c.name, w, err)
+		}
+	}
+}

@@ -115,13 +115,19 @@ func (e *engine) askHeads(ctx context.Context, p peer.ID, owner pack.Owner) (hea
 
 func short8(owner pack.Owner) string { return fmt.Sprintf("%x", owner[:4]) }
 
+// tips is what is known of the heads of a volume.
+type tips struct {
+	heads  []*volume.Head // that no other follows
+	unkept []*volume.Head // those of them that none of enough keepers has
+	asked  int            // keepers that answered
+}
+
 // tips asks the peers that keep a volume's heads and gives those that no other
-// follows, those among them that the caller knows. asked is how many peers
-// answered.
-func (e *engine) tips(ctx context.Context, owner pack.Owner, known []*volume.Head) (tips []*volume.Head, asked int, err error) {
+// follows, those among them that the caller knows.
+func (e *engine) tips(ctx context.Context, owner pack.Owner, known []*volume.Head) (t tips, err error) {
 	near, err := e.keepers(ctx, owner)
 	if len(near) == 0 {
-		return volume.Tips(known), 0, err
+		return tips{heads: volume.Tips(known)}, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
@@ -138,7 +144,7 @@ func (e *engine) tips(ctx context.Context, owner pack.Owner, known []*volume.Hea
 			replies <- reply{heads, err}
 		})
 	}
-	heads := slices.Clone(known)
+	var kept []*volume.Head
 	var late <-chan time.Time
 	stop := func() {}
 	defer func() { stop() }()
@@ -150,24 +156,29 @@ func (e *engine) tips(ctx context.Context, owner pack.Owner, known []*volume.Hea
 				errs = errors.Join(errs, r.err)
 				continue
 			}
-			heads = append(heads, r.heads...)
-			if asked++; asked == enough(len(near)) {
+			kept = append(kept, r.heads...)
+			if t.asked++; t.asked == enough(len(near)) {
 				late, stop = e.clock.After(headLinger)
 			}
 			continue
 		case <-late:
 		case <-ctx.Done():
-			return nil, asked, context.Cause(ctx)
 		}
 		break
 	}
-	if err := ctx.Err(); err != nil {
-		return nil, asked, context.Cause(ctx)
+	if ctx.Err() != nil {
+		return tips{}, context.Cause(ctx)
 	}
-	if asked == 0 {
-		return volume.Tips(known), 0, errs
+	t.heads = volume.Tips(append(slices.Clone(known), kept...))
+	if t.asked == 0 {
+		return t, errs
 	}
-	return volume.Tips(heads), asked, nil
+	for _, h := range t.heads {
+		if t.asked >= enough(len(near)) && !slices.ContainsFunc(kept, func(o *volume.Head) bool { return o.Hash() == h.Hash() }) {
+			t.unkept = append(t.unkept, h)
+		}
+	}
+	return t, nil
 }
 
 // giveHead has a peer keep a head, this node too.

@@ -342,48 +342,52 @@ func (n *Node) empty(ctx context.Context, v *vol) (PruneResult, error) {
 	return res, c.drop(ctx, gone, &res)
 }
 
-// tidy drops the packs of this home's volumes that have been dying for long
-// enough.
+// tidy gives the keepers of this home's volumes the heads that none of them has,
+// and drops the packs that have been dying for long enough.
 func (n *Node) tidy(ctx context.Context) error {
 	var errs error
 	for _, v := range n.allVols() {
 		if v.keys == nil {
 			continue
 		}
-		due, err := n.dyingDue(ctx, v)
-		if err == nil && due {
-			var res PruneResult
-			if res, err = n.prune(ctx, v, PruneRequest{}); err == nil {
-				n.log.Info("packs dropped to which nothing refers", "volume", short8(v.owner), "packs", res.Dropped, "bytes", res.Bytes)
-			}
+		if err := n.tidyVol(ctx, v); err != nil {
+			errs = errors.Join(errs, fmt.Errorf("%s: %w", v, err))
 		}
 		if ctx.Err() != nil {
 			return errs
-		}
-		if err != nil {
-			errs = errors.Join(errs, fmt.Errorf("%s: %w", v, err))
 		}
 	}
 	return errs
 }
 
-// dyingDue tells whether a volume has packs to be dropped.
-func (n *Node) dyingDue(ctx context.Context, v *vol) (bool, error) {
+func (n *Node) tidyVol(ctx context.Context, v *vol) error {
 	w, err := n.look(ctx, v)
 	if err != nil {
-		return false, err
+		return err
+	}
+	if len(w.unkept) > 0 {
+		c, err := n.begin(ctx, v)
+		if err != nil {
+			return err
+		}
+		c.end()
 	}
 	_, dying, err := w.packs(ctx)
 	if err != nil {
-		return false, err
+		return err
 	}
 	now := n.engine.clock.Now()
 	for _, since := range dying {
-		if now.Sub(since) >= n.config.dyingFor() {
-			return true, nil
+		if now.Sub(since) < n.config.dyingFor() {
+			continue
 		}
+		res, err := n.prune(ctx, v, PruneRequest{})
+		if err == nil {
+			n.log.Info("packs dropped to which nothing refers", "volume", short8(v.owner), "packs", res.Dropped, "bytes", res.Bytes)
+		}
+		return err
 	}
-	return false, nil
+	return nil
 }
 
 // pin gives a link to what is at a place in a volume as it is now, which stays

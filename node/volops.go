@@ -163,19 +163,19 @@ func (n *Node) VolumeAdd(ctx context.Context, text, name string) (AddResult, err
 			return AddResult{}, err
 		}
 	}
-	tips, err := n.tipsOf(ctx, v.owner)
+	t, err := n.tipsOf(ctx, v.owner)
 	if err != nil {
 		return AddResult{}, err
 	}
-	if len(tips) == 0 {
+	if len(t.heads) == 0 {
 		return AddResult{}, fail(NotFound, "check the link, or try again when more peers are online: 'p2pfs peers'", "%s: %w", v, errNoHead)
 	}
 	if v.mayRead() == nil {
-		if _, err := tips[0].Open(v.read); err != nil {
-			return AddResult{}, fmt.Errorf("head %d of %s: %w", tips[0].Number, v, err)
+		if _, err := t.heads[0].Open(v.read); err != nil {
+			return AddResult{}, fmt.Errorf("head %d of %s: %w", t.heads[0].Number, v, err)
 		}
-	} else if _, err := tips[0].Inventory(v.verify); err != nil {
-		return AddResult{}, fmt.Errorf("head %d of %s: %w", tips[0].Number, v, err)
+	} else if _, err := t.heads[0].Inventory(v.verify); err != nil {
+		return AddResult{}, fmt.Errorf("head %d of %s: %w", t.heads[0].Number, v, err)
 	}
 	switch {
 	case v == old:

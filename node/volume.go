@@ -256,6 +256,7 @@ func (n *Node) seek(text string) (s sought, err error) {
 type view struct {
 	v        *vol
 	heads    []*volume.Head       // tips, that of the highest number first
+	unkept   []*volume.Head       // those of them that no keeper has
 	contents []volume.HeadContent // of the tips
 	past     [][]volume.Past      // what led to each of them, in order
 	src      volume.Source
@@ -362,22 +363,22 @@ func (n *Node) rememberTips(owner pack.Owner, heads []*volume.Head, root *volume
 
 // tipsOf gives the tips of a volume by all that can be known now. There are none
 // where its first head has not been made yet.
-func (n *Node) tipsOf(ctx context.Context, owner pack.Owner) ([]*volume.Head, error) {
+func (n *Node) tipsOf(ctx context.Context, owner pack.Owner) (t tips, err error) {
 	known := n.seenTips(owner)
-	tips, asked, err := n.engine.tips(ctx, owner, known)
+	t, err = n.engine.tips(ctx, owner, known)
 	if ctx.Err() != nil {
-		return nil, context.Cause(ctx)
+		return tips{}, context.Cause(ctx)
 	}
-	if asked == 0 {
-		if len(tips) == 0 {
-			return nil, fail(NoPeers, "start a node of this network, or check that this machine reaches one: 'p2pfs peers'", "no peer that keeps heads answers: %w", cmp.Or(err, errNoHead))
+	if t.asked == 0 {
+		if len(t.heads) == 0 {
+			return tips{}, fail(NoPeers, "start a node of this network, or check that this machine reaches one: 'p2pfs peers'", "no peer that keeps heads answers: %w", cmp.Or(err, errNoHead))
 		}
 		n.log.Warn("no peer that keeps heads answers: what was seen last counts", "volume", short8(owner), "err", err)
 	}
-	if tips, err = n.rememberTips(owner, tips, nil); err != nil {
+	if t.heads, err = n.rememberTips(owner, t.heads, nil); err != nil {
 		n.log.Warn("heads not remembered", "volume", short8(owner), "err", err)
 	}
-	return tips, nil
+	return t, nil
 }
 
 // look opens a volume as it is now, or in the past.
@@ -385,16 +386,16 @@ func (n *Node) look(ctx context.Context, v *vol) (*view, error) {
 	if err := v.mayRead(); err != nil {
 		return nil, err
 	}
-	tips, err := n.tipsOf(ctx, v.owner)
+	t, err := n.tipsOf(ctx, v.owner)
 	if err != nil {
 		return nil, err
 	}
-	if w := n.volumes.cached(v.owner); w != nil && len(tips) == 1 && w.heads[0].Hash() == tips[0].Hash() {
-		w.v = v
+	if w := n.volumes.cached(v.owner); w != nil && len(t.heads) == 1 && w.heads[0].Hash() == t.heads[0].Hash() {
+		w.v, w.unkept = v, t.unkept
 		return w, nil
 	}
-	w := &view{v: v, src: source{n.engine}}
-	for _, h := range tips {
+	w := &view{v: v, src: source{n.engine}, unkept: t.unkept}
+	for _, h := range t.heads {
 		c, err := h.Open(v.read)
 		if err != nil {
 			return nil, fmt.Errorf("head %d of %s: %w", h.Number, v, err)
@@ -516,7 +517,7 @@ func (n *Node) untangle(ctx context.Context, w *view) error {
 			gone[p.Hash] = true
 		}
 	}
-	kept := &view{v: w.v, src: w.src}
+	kept := &view{v: w.v, src: w.src, unkept: w.unkept}
 	for i, h := range w.heads {
 		if !gone[h.Hash()] {
 			kept.heads, kept.contents, kept.past = append(kept.heads, h), append(kept.contents, w.contents[i]), append(kept.past, w.past[i])
@@ -687,15 +688,15 @@ func volumeRoot(owner pack.Owner) store.RootID { return store.RootOf(pack.ID(own
 
 // packsOfVol gives all packs of a volume, those of its history among them.
 func (n *Node) packsOfVol(ctx context.Context, v *vol) ([]pack.ID, error) {
-	tips, err := n.tipsOf(ctx, v.owner)
+	t, err := n.tipsOf(ctx, v.owner)
 	if err != nil {
 		return nil, err
 	}
-	if len(tips) == 0 {
+	if len(t.heads) == 0 {
 		return nil, fail(NotFound, "", "%s has no head yet: %w", v, errNoHead)
 	}
 	all := make(map[pack.ID]bool)
-	for _, h := range tips {
+	for _, h := range t.heads {
 		ref, err := h.Inventory(v.verify)
 		if err != nil {
 			return nil, fmt.Errorf("head %d of %s: %w", h.Number, v, err)
