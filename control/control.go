@@ -30,7 +30,8 @@ import (
 // implementations.
 type API interface {
 	// Put stores what r gives, up to io.EOF, as one file. If r fails, so
-	// does Put, and nothing is kept. progress may be nil.
+	// does Put, and nothing is kept. If ctx ends, the same put again goes on
+	// where this one was, for a day. progress may be nil.
 	Put(ctx context.Context, q node.PutRequest, r io.Reader, progress func(node.Progress)) (node.PutResult, error)
 
 	// Get calls begin once with what is known of the file, writes the bytes
@@ -38,9 +39,9 @@ type API interface {
 	// whether they are all. progress may be nil.
 	Get(ctx context.Context, q node.GetRequest, begin func(node.FileInfo) (io.Writer, error), progress func(node.Progress)) error
 
-	// PutTree stores what src gives as a tree. It has returned when src is
-	// used no more. If src fails, so does PutTree, and nothing is kept; what
-	// fails with node.ErrLeftOut is missing in the tree. progress may be nil.
+	// PutTree stores what src gives as a tree, as Put does. It has returned
+	// when src is used no more. If src fails, so does PutTree, and nothing is
+	// kept; what fails with node.ErrLeftOut is missing in the tree.
 	PutTree(ctx context.Context, q node.PutRequest, src node.TreeSource, progress func(node.Progress)) (node.PutResult, error)
 
 	// Parent gives the link to the tree that was put last with q's source, on

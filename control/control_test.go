@@ -494,6 +494,9 @@ func TestCancelledClientCancelsTheNodesWork(t *testing.T) {
 			if q.Name == "reading" {
 				began <- struct{}{}
 				_, err := io.Copy(io.Discard, r)
+				if ctx.Err() == nil { // what is stored would be taken for that of a put that failed
+					t.Errorf("the body broke off, with %v, before the put knew that its client is gone", err)
+				}
 				ended <- err
 				return node.PutResult{}, err
 			}

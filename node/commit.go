@@ -116,7 +116,10 @@ func (c *commit) commitBy(ctx context.Context, p *putter, draft *volume.Draft, s
 	return err
 }
 
-// fail ends a put that has failed, and gives the error that tells most.
+// fail ends a put that has failed, and gives the error that tells most. What was
+// stored is given up, unless the caller is the one who gave up: then the same put
+// again goes on with it, if it comes before holders drop it, a day after they
+// heard of this one last.
 func (p *putter) fail(ctx context.Context, err error) error {
 	if ctx.Err() == nil {
 		p.mu.Lock()
@@ -127,7 +130,9 @@ func (p *putter) fail(ctx context.Context, err error) error {
 	}
 	p.cancel(err)
 	p.wg.Wait()
-	p.giveUp()
+	if ctx.Err() == nil {
+		p.giveUp()
+	}
 	return err
 }
 

@@ -25,6 +25,9 @@ const packsAhead = 2
 // Put stores what r gives and returns its link once as many shards are
 // durable on distinct peers as PutResult says. Where the result is Partial
 // some are missing. Errors have the codes NoPeers, Usage, Failed.
+//
+// What was stored when ctx ends stays for a day: the same put again goes on with
+// it, from whichever peer of the same home.
 func (n *Node) Put(ctx context.Context, q PutRequest, r io.Reader, progress func(Progress)) (PutResult, error) {
 	info := volume.Info{Name: q.Name, Mode: q.Mode, MTime: q.ModTime, Size: q.Size}
 	return n.putRoot(ctx, q, progress, func(p *putter, keys *volume.Keys, o volume.Options) (root root, err error) {
@@ -66,7 +69,7 @@ func (n *Node) putRoot(ctx context.Context, q PutRequest, progress func(Progress
 	p := n.engine.newPutter(ctx, keys.Owner, q.Redundancy, expires)
 	defer p.end()
 
-	options := volume.Options{PackBytes: packBytes(q.Redundancy)}
+	options := volume.Options{PackBytes: cmp.Or(n.packLen, packBytes(q.Redundancy))}
 	index := n.newIndex(into.vol, q)
 	if index != nil {
 		options.Index = index
@@ -133,7 +136,7 @@ func (n *Node) putRoot(ctx context.Context, q PutRequest, progress func(Progress
 	}
 	for _, pk := range p.packs {
 		res.NewBytes += int64(pk.owned.Len)
-		if pk.missing() > 0 {
+		if pk.partial() {
 			res.Partial = true
 		}
 	}

@@ -329,13 +329,13 @@ func (g *grower) move(ctx context.Context, id pack.ID, to erasure.Scheme) error 
 // is there.
 func (p *putter) recode(ctx context.Context, id pack.ID, old *known, owned store.OwnedPack) (*placed, error) {
 	// Are there enough? Only then it is fetched.
-	_, peers, _, err := p.choose(ctx, id, owned.Len, false, p.scheme.N())
+	to, err := p.choose(ctx, id, owned.Len, false, p.scheme.N())
 	if err != nil {
 		return nil, err
 	}
 	n := erasure.NewGeometry(owned.Len, *p.scheme).N()
-	if len(peers) < n {
-		return nil, fmt.Errorf("%d of %d peers accept a shard: %w", len(peers), n, errFewer)
+	if len(to.peers) < n {
+		return nil, fmt.Errorf("%d of %d peers accept a shard: %w", len(to.peers), n, errFewer)
 	}
 	data, err := source{p.e}.Open(ctx, id, 0, old.geometry.Len)
 	if err != nil {

@@ -124,6 +124,7 @@ type Node struct {
 	parents parents // what puts build on
 	volumes volumes // that the home has a right to
 	loose   bool    // puts without a target go into no volume: tests only
+	packLen int     // the greatest length of a pack in bytes; 0: see packBytes: tests only
 
 	left      chan struct{} // closed when all shards have been handed over
 	leaveOnce sync.Once
