@@ -48,8 +48,9 @@ type API interface {
 	// which a put like q can build, or "".
 	Parent(ctx context.Context, q node.PutRequest) (string, error)
 
-	// GetTree gives sink what a source names: a tree, or an entry of one.
-	// They are all only if the error is nil. progress may be nil.
+	// GetTree gives sink what a source names: a tree, or an entry of one, but
+	// not the content that q leaves out. They are all only if the error is
+	// nil. progress may be nil.
 	GetTree(ctx context.Context, q node.GetRequest, sink node.TreeSink, progress func(node.Progress)) error
 
 	// List gives what is in the directory that source names, with recursive

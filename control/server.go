@@ -308,7 +308,12 @@ func (s *server) get(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *server) getTree(w http.ResponseWriter, r *http.Request) {
-	q := node.GetRequest{Source: r.URL.Query().Get("source"), Length: -1}
+	v := values{Values: r.URL.Query()}
+	q := node.GetRequest{Source: v.Get("source"), Length: -1, After: v.Get("after"), Offset: v.number("offset", 0)}
+	if v.err != nil {
+		refuse(w, v.err)
+		return
+	}
 	s.answerItems(w, r, func(ctx context.Context, out *itemWriter) error {
 		return s.api.GetTree(ctx, q, out, func(node.Progress) {})
 	})

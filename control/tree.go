@@ -44,8 +44,9 @@ const (
 	itemSame   = 1 // of a put: a file as its parent has it; no content follows
 	itemSparse = 2
 	itemNamed  = 4 // its name follows the path: it is not the path's last element
+	itemBegun  = 8 // of a get: where the content that follows begins, and what is fetched, follow last
 
-	itemFlags = itemSame | itemSparse | itemNamed
+	itemFlags = itemSame | itemSparse | itemNamed | itemBegun
 )
 
 // itemFrame gives an item as a frame.
@@ -62,6 +63,9 @@ func itemFrame(i node.Item, same bool) ([]byte, error) {
 	if path.Base(i.Path) != e.Name {
 		flags |= itemNamed
 	}
+	if i.From != 0 || i.ID != "" {
+		flags |= itemBegun
+	}
 	b = append(b, flags, byte(e.Kind))
 	for _, n := range []uint64{uint64(e.Mode), uint64(e.UID), uint64(e.GID), uint64(e.MTime.Nanosecond()), e.Device, e.Group, e.Inode} {
 		b = binary.AppendUvarint(b, n)
@@ -77,6 +81,9 @@ func itemFrame(i node.Item, same bool) ([]byte, error) {
 	b = binary.AppendUvarint(b, uint64(len(e.Xattrs)))
 	for _, x := range e.Xattrs {
 		b = appendText(appendText(b, x.Name), x.Value)
+	}
+	if flags&itemBegun != 0 {
+		b = appendText(binary.AppendVarint(b, i.From), i.ID)
 	}
 	if len(b) > frameHeader+maxFrame {
 		return nil, fmt.Errorf("an item of %d bytes, at most %d are allowed", len(b), maxFrame)
@@ -161,8 +168,11 @@ func decodeItem(b []byte) (i node.Item, same bool, err error) {
 		}
 		e.Xattrs = append(e.Xattrs, x)
 	}
+	if flags&itemBegun != 0 {
+		i.From, i.ID = f.int(), string(f.text())
+	}
 	e.Sparse = flags&itemSparse != 0
-	if f.bad || len(f.b) > 0 || flags&^itemFlags != 0 || e.Kind == 0 || e.Size < 0 || e.Files < 0 || e.Bytes < 0 {
+	if f.bad || len(f.b) > 0 || flags&^itemFlags != 0 || e.Kind == 0 || e.Size < 0 || e.Files < 0 || e.Bytes < 0 || i.From < 0 || i.From > e.Size {
 		return node.Item{}, false, errFrame
 	}
 	return i, flags&itemSame != 0, nil

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -212,8 +213,22 @@ func TestTreesGoThroughTheSocket(t *testing.T) {
 			return node.PutResult{Link: "p2pfs:t", Bytes: q.Size}, err
 		},
 		getTree: func(_ context.Context, q node.GetRequest, sink node.TreeSink) error {
-			if q.Source != "p2pfs:t/\xff" {
-				return fmt.Errorf("source %q", q.Source)
+			if q.Source == "p2pfs:rest" {
+				if q.After != "a/\xff&?" || q.Offset != 7 {
+					return fmt.Errorf("after %q and %d", q.After, q.Offset)
+				}
+				rest := slices.Clone(stored)
+				rest[0].Item.ID = "0a0b"
+				for i := range rest {
+					if e := &rest[i]; e.Item.Entry.Kind == volume.FileEntry {
+						e.Item.From = e.Item.Entry.Size / 2
+						e.Content = e.Content[e.Item.From:]
+					}
+				}
+				return sendAll(sink, rest)
+			}
+			if q.Source != "p2pfs:t/\xff" || q.After != "" || q.Offset != 0 {
+				return fmt.Errorf("source %q, after %q and %d", q.Source, q.After, q.Offset)
 			}
 			return sendAll(sink, stored)
 		},
@@ -255,6 +270,18 @@ func TestTreesGoThroughTheSocket(t *testing.T) {
 		}
 		if last.Done != bytes {
 			t.Fatalf("got progress up to %d, want %d", last.Done, bytes)
+		}
+		var rest testSink
+		if err := c.GetTree(t.Context(), node.GetRequest{Source: "p2pfs:rest", After: "a/\xff&?", Offset: 7}, &rest, func(p node.Progress) { last = p }); err != nil {
+			t.Fatal(err)
+		}
+		for i, e := range rest.entries() {
+			if size := e.Item.Entry.Size; e.Item.Entry.Kind == volume.FileEntry && (e.Item.From != size/2 || e.Content != want[i].Content[size/2:]) {
+				t.Fatalf("the second half of a file of %d bytes: got %d from %d", size, len(e.Content), e.Item.From)
+			}
+		}
+		if rest.all[0].Item.ID != "0a0b" || last.Done != bytes {
+			t.Fatalf("got ID %q and progress up to %d, want 0a0b and %d", rest.all[0].Item.ID, last.Done, bytes)
 		}
 		var items []entryIn
 		keep := func(i node.Item) error { items = append(items, entryIn{Item: i}); return nil }

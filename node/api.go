@@ -124,6 +124,7 @@ type FileInfo struct {
 	Mode    uint32    `json:"mode"`
 	ModTime time.Time `json:"mtime"`
 	Size    int64     `json:"size"`
+	ID      string    `json:"id,omitempty"` // of the content, with mode, time and the like, but not the name: the same is the same; hex
 }
 
 // GetRequest asks for the bytes [Offset, Offset+Length) of a source.
@@ -131,6 +132,11 @@ type GetRequest struct {
 	Source string
 	Offset int64 // bytes
 	Length int64 // bytes, -1: to the end
+
+	// After is for trees: the path of the last entry whose content is not wanted,
+	// nor that of those before it. Offset is in the next file then, which is the
+	// first for "".
+	After string
 }
 
 // Stat describes a source and how safe it is now.

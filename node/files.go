@@ -3,6 +3,7 @@ package node
 import (
 	"cmp"
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -19,8 +20,10 @@ import (
 	"github.com/p2pfs/p2pfs/wire"
 )
 
-// packsAhead is how many packs a get fetches ahead of the one it writes out.
-const packsAhead = 2
+// rangesAhead is how many ranges, of half a pack, a get fetches ahead of the one
+// that it writes out. With what the command line has not synced yet that is less
+// than 64 MiB: no more is fetched twice when a get is interrupted.
+const rangesAhead = 2
 
 // Put stores what r gives and returns its link once as many shards are
 // durable on distinct peers as PutResult says. Where the result is Partial
@@ -183,7 +186,11 @@ func (n *Node) Get(ctx context.Context, q GetRequest, begin func(FileInfo) (io.W
 	default:
 		return fail(Usage, "", "it is neither a file nor a directory")
 	}
-	w, err := begin(FileInfo{Name: entry.Name, Mode: entry.Mode, ModTime: entry.MTime, Size: entry.Size})
+	id, err := identity(f)
+	if err != nil {
+		return err
+	}
+	w, err := begin(FileInfo{Name: entry.Name, Mode: entry.Mode, ModTime: entry.MTime, Size: entry.Size, ID: id})
 	if err != nil {
 		return err
 	}
@@ -194,8 +201,17 @@ func (n *Node) Get(ctx context.Context, q GetRequest, begin func(FileInfo) (io.W
 	if progress != nil {
 		w = &counted{w: w, progress: progress, total: length}
 	}
-	_, err = f.WriteTo(ctx, w, q.Offset, length, packsAhead)
+	_, err = f.WriteTo(ctx, w, q.Offset, length, rangesAhead)
 	return err
+}
+
+// identity names what f is, whatever it is called, in hex.
+func identity(f *volume.File) (string, error) {
+	h, err := f.Identity("content")
+	if err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(h[:]), nil
 }
 
 // counted reports what passes.

@@ -51,6 +51,7 @@ type memNode struct {
 	hang   atomic.Bool  // accepts streams and says nothing
 	far    atomic.Int64 // how long a stream to it takes to open, in ns
 	sent   atomic.Int64 // bytes that it sent on streams that it opened
+	got    atomic.Int64 // and those that came on them
 
 	mu      sync.Mutex
 	streams map[net.Conn]bool // that it has opened; guarded by mu
@@ -252,6 +253,7 @@ func (s memStream) Write(b []byte) (int, error) {
 func (s memStream) Read(b []byte) (int, error) {
 	n, err := s.Conn.Read(b)
 	if s.by != nil {
+		s.by.from.got.Add(int64(n))
 		s.by.net.see(b[:n])
 	}
 	return n, err

@@ -155,3 +155,70 @@ func TestAnInterruptedPutGoesOn(t *testing.T) {
 		})
 	}
 }
+
+// What was taken of a file or a tree is not fetched again, and both say what they
+// are: the same whatever they are called, something else where they differ.
+func TestAGetGoesOn(t *testing.T) {
+	m := newMemNet(t, 621, 5, 0)
+	tree := aTree(3, 3)
+	tree.add("largest", volume.FileEntry, random(8, 6<<20))
+	res, err := m.client().node().PutTree(t.Context(), PutRequest{Size: -1}, tree, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	large := len(tree.list) - 2
+	for _, c := range []struct {
+		after string
+		off   int64
+		first int // item of which there is content
+	}{{"", 0, 1}, {"", 100, 2}, {"001/001", 0, 8}, {"001/002", 0, 9}, {"002/002", 1 << 20, large}, {"large", 0, large + 1}, {"large", 5 << 20, large + 1}, {"largest", 0, large + 2}} {
+		who, got := m.client(), new(items)
+		var last Progress
+		if err := who.node().GetTree(t.Context(), GetRequest{Source: res.Link, After: c.after, Offset: c.off}, got, func(p Progress) { last = p }); err != nil {
+			t.Fatal(err)
+		}
+		off, want := c.off, 0
+		for i, item := range got.list {
+			size := int64(len(tree.data[i]))
+			from := size
+			if i >= c.first && item.Entry.Kind == volume.FileEntry {
+				from, off = min(off, size), 0
+			}
+			if item.Path != tree.list[i].Path || item.From != from || !bytes.Equal(got.data[i], tree.data[i][from:]) {
+				t.Errorf("after %q and %d: got %q from %d with %d bytes, want %q from %d", c.after, c.off, item.Path, item.From, len(got.data[i]), tree.list[i].Path, from)
+			}
+			want += int(size - from)
+		}
+		if len(got.list) != len(tree.list) || got.list[0].ID == "" || got.list[1].ID != "" || want > 0 && last.Done != last.Total {
+			t.Errorf("after %q and %d: got %d items, ID %q, progress %+v; want %d", c.after, c.off, len(got.list), got.list[0].ID, last, len(tree.list))
+		}
+		if n := who.got.Load(); n > int64(want)+2<<20 {
+			t.Errorf("after %q and %d: %d bytes were received for %d", c.after, c.off, n, want)
+		}
+	}
+	if err := m.client().node().GetTree(t.Context(), GetRequest{Source: res.Link, Offset: -1}, new(items), nil); CodeOf(err) != Usage {
+		t.Errorf("negative offset: got %v, want code %d", err, Usage)
+	}
+
+	id := func(source string) string {
+		t.Helper()
+		_, info, err := get(t.Context(), m.client().node(), source)
+		if err != nil || len(info.ID) != 64 {
+			t.Errorf("got ID %q, %v", info.ID, err)
+		}
+		one := new(items)
+		if err := m.client().node().GetTree(t.Context(), GetRequest{Source: source}, one, nil); err != nil || one.list[0].ID != info.ID {
+			t.Errorf("got ID %q as a file, %q as a tree, %v", info.ID, one.list[0].ID, err)
+		}
+		return info.ID
+	}
+	n := m.client().node()
+	a, b := put(t, n, "a", random(1, 100<<10), nil), put(t, n, "b", random(1, 100<<10), nil)
+	other := put(t, n, "a", random(2, 100<<10), nil)
+	if id(a.Link) != id(b.Link) {
+		t.Error("another name is another content")
+	}
+	if id(a.Link) == id(other.Link) {
+		t.Error("another content has the same ID")
+	}
+}

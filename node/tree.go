@@ -20,6 +20,10 @@ import (
 type Item struct {
 	Path  string       // below the root, with slashes; "" is the root itself
 	Entry volume.Entry // its Name is the last element of Path, or the root's own
+
+	// What GetTree says beside that.
+	From int64  // of a file: where the content that it writes begins, in bytes
+	ID   string // of the first item: as in FileInfo
 }
 
 // TreeSource gives the items of a tree that is put. The root comes first; it is
@@ -248,8 +252,12 @@ func (p *parents) removed(id store.RootID) {
 }
 
 // GetTree gives sink what a source names: a tree with all below it, or one file
-// or other entry of it. q.Offset and q.Length are not looked at.
+// or other entry of it. Entries are all given; of what q does not want the content
+// is left out. q.Length is not looked at.
 func (n *Node) GetTree(ctx context.Context, q GetRequest, sink TreeSink, progress func(Progress)) error {
+	if q.Offset < 0 {
+		return fail(Usage, "", "negative offset")
+	}
 	_, at, err := n.open(ctx, q.Source)
 	if err != nil {
 		return err
@@ -259,15 +267,23 @@ func (n *Node) GetTree(ctx context.Context, q GetRequest, sink TreeSink, progres
 	if e.Kind == volume.DirEntry {
 		total = e.Bytes
 	}
+	id, err := identity(at)
+	if err != nil {
+		return err
+	}
 	done := int64(0)
-	return at.WriteTree(ctx, packsAhead, func(p volume.Path) (io.Writer, error) {
+	return at.WriteTree(ctx, rangesAhead, q.After, q.Offset, func(p volume.Path) (io.Writer, error) {
 		e := p.Entry()
-		w, err := sink.Take(Item{Path: p.Path, Entry: e})
-		if err != nil || w == nil || progress == nil || e.Kind != volume.FileEntry {
+		w, err := sink.Take(Item{Path: p.Path, Entry: e, From: p.From, ID: id})
+		id = ""
+		if e.Kind != volume.FileEntry {
 			return w, err
 		}
-		from := done
+		from := done + p.From
 		done += e.Size
+		if err != nil || w == nil || progress == nil {
+			return w, err
+		}
 		return &counted{w: w, progress: progress, done: from, total: total}, nil
 	})
 }
