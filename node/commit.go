@@ -29,7 +29,6 @@ type commit struct {
 	past    []volume.Past
 	packs   []pack.ID // of the volume before
 	dying   []volume.DyingPack
-	changed bool
 }
 
 // begin waits for its turn with a volume and looks at it; tips that nobody has
