@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -53,8 +54,36 @@ func (n *Node) begin(ctx context.Context, v *vol) (*commit, error) {
 // end lets others have their turn.
 func (c *commit) end() { <-c.v.busy }
 
-// take looks at the volume, and merges until there is one tip.
+const (
+	// takeTries is how often a volume is looked at again because another home
+	// merges the same heads.
+	takeTries = 8
+
+	// takePause is how long it has for that, the first time; up to twice as long,
+	// so that two that wait for each other fall out of step.
+	takePause = 250 * time.Millisecond
+)
+
+// take looks at the volume, and merges until there is one tip. What two homes
+// merge at the same time is one and the same pack, which one of them can store:
+// the other looks again.
 func (c *commit) take(ctx context.Context) error {
+	for try := 1; ; try++ {
+		err := c.takeOnce(ctx)
+		if !errors.Is(err, errOvertaken) || try == takeTries {
+			return err
+		}
+		e := c.n.engine
+		e.mu.Lock()
+		pause := takePause + time.Duration(e.rand.Int64N(int64(takePause)))
+		e.mu.Unlock()
+		if err := sleep(ctx, e.clock, pause*time.Duration(try)); err != nil {
+			return err
+		}
+	}
+}
+
+func (c *commit) takeOnce(ctx context.Context) error {
 	w, err := c.n.look(ctx, c.v)
 	if err != nil {
 		return err

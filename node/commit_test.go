@@ -339,3 +339,30 @@ func TestAHeadThatNobodyKeepsIsGivenAgainByWhoKnowsIt(t *testing.T) {
 		}
 	}
 }
+
+// What two homes merge at the same time is one and the same pack.
+func TestTwoMergeTheSameAtOnce(t *testing.T) {
+	m := newMemNet(t, 521, 12, 0)
+	a, write, _ := m.created(t, 1, "v")
+	b := m.added(t, 2, write, "v")
+	for round := range 10 {
+		ca, cb := begun(t, a, "v"), begun(t, b, "v")
+		for i, c := range []*commit{ca, cb} {
+			if err := c.put(t, fmt.Sprintf("%d of %d", round, i), "x"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var wg sync.WaitGroup
+		for i, n := range []*Node{a, b} {
+			wg.Go(func() {
+				if err := n.Mkdir(t.Context(), fmt.Sprintf("v:dir %d of %d", round, i), false); err != nil {
+					t.Errorf("round %d: %v", round, err)
+				}
+			})
+		}
+		wg.Wait()
+	}
+	if got := names(t, a, "v:"); strings.Count(got, "of") != 40 || got != names(t, b, "v:") {
+		t.Errorf("got %q", got)
+	}
+}

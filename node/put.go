@@ -976,6 +976,7 @@ func (p *putter) confirm(ctx context.Context) error {
 	}
 	var mu sync.Mutex
 	lost := make(map[shard]error)
+	overtaken := make(map[pack.ID]bool)
 	var g errgroup.Group
 	g.SetLimit(32)
 	for to, packs := range byPeer {
@@ -990,6 +991,9 @@ func (p *putter) confirm(ctx context.Context) error {
 				for i, pk := range part {
 					if some == nil || some.Codes[i] != 0 {
 						lost[shard{pk.id, to}] = err
+					}
+					if some != nil && some.Codes[i] == wire.Old || some == nil && errors.Is(err, store.ErrOld) {
+						overtaken[pk.id] = true
 					}
 				}
 				mu.Unlock()
@@ -1009,14 +1013,22 @@ func (p *putter) confirm(ctx context.Context) error {
 			}
 			return err != nil
 		})
-		if len(pk.holders) <= repair.Threshold(pk.k, pk.m) && pk.missing() > 0 {
-			return fail(NoPeers, "try again: holders went away while the file was stored",
-				"pack %s: %d of %d shards confirmed%s", pk.id.Short(), len(pk.holders), pk.k+pk.m, because(pk.reasons))
+		if len(pk.holders) > repair.Threshold(pk.k, pk.m) || pk.missing() == 0 {
+			p.remember(pk)
+			continue
 		}
-		p.remember(pk)
+		if overtaken[pk.id] {
+			return fail(NoPeers, "try again: it is there when that has ended", "pack %s: %w", pk.id.Short(), errOvertaken)
+		}
+		return fail(NoPeers, "try again: holders went away while the file was stored",
+			"pack %s: %d of %d shards confirmed%s", pk.id.Short(), len(pk.holders), pk.k+pk.m, because(pk.reasons))
 	}
 	return nil
 }
+
+// errOvertaken is wrapped where another home with the same volume stores a pack
+// at the same time: the later state is the one that stays.
+var errOvertaken = errors.New("it is being stored from another home too")
 
 // tell confirms packs to one holder, trying three times.
 func (p *putter) tell(ctx context.Context, to peer.ID, packs []*placed) error {
