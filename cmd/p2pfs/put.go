@@ -54,7 +54,10 @@ any number of directories. !PATTERN puts it after all; the last that matches cou
 
 How redundant a file is follows from how many peers there are, up to any 8 of 20
 shards, unless --redundancy says it: 8+12 makes 20 shards any 8 of which restore
-the file.`,
+the file.
+
+A put that is interrupted, or killed, goes on where it was if the same command comes
+again within a day: what is stored already is not sent again.`,
 		Example: `  p2pfs put report.pdf
   tar -c photos | p2pfs put --redundancy 4+6 -
   p2pfs put --exclude '*.o' --exclude /build/ src
@@ -193,6 +196,9 @@ func (a *app) putAll(ctx context.Context, api control.API, paths []string, o put
 			continue
 		}
 		err = about("put "+show(p), err)
+		if ctx.Err() != nil {
+			a.say("%s: what is stored of it stays for a day: the same command goes on from there", show(p))
+		}
 		if len(paths) == 1 || ctx.Err() != nil {
 			return err
 		}
