@@ -136,15 +136,15 @@ func (n *Node) remove(ctx context.Context, l volume.Link) (RemoveResult, error) 
 			return RemoveResult{}, err
 		}
 	}
-	needed, err := n.leaveMine(ctx, l, ids)
-	if ctx.Err() != nil {
-		return RemoveResult{}, context.Cause(ctx)
-	}
-	if errors.Is(err, errNotLeft) {
-		return RemoveResult{}, err
-	}
-	if err != nil { // the volume cannot be read: if its name is there it leads to nothing
-		e.log.Warn("what is removed is not taken out of the volume", "volume", Mine, "err", err)
+	var needed map[pack.ID]bool
+	if root.Expires == 0 { // what expires is in no volume
+		needed, err = n.leaveMine(ctx, l, ids)
+		if ctx.Err() != nil {
+			return RemoveResult{}, context.Cause(ctx)
+		}
+		if err != nil { // else its name would lead to nothing from now on
+			return RemoveResult{}, fmt.Errorf("take it out of %s: %w", mine, err)
+		}
 	}
 	var res RemoveResult
 	res.Kept = len(needed)

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/p2pfs/p2pfs/dht"
 	"github.com/p2pfs/p2pfs/pack"
 	"github.com/p2pfs/p2pfs/store"
 	"github.com/p2pfs/p2pfs/volume"
@@ -468,6 +469,10 @@ func (n *Node) leaveMine(ctx context.Context, l volume.Link, ids []pack.ID) (kep
 	}
 	f, err := volume.OpenRoot(ctx, source{n.engine}, l)
 	if err != nil {
+		near, _ := n.engine.dir.Closest(ctx, l.Root.Pack, dht.Width)
+		if n.engine.buried(ctx, l.Root.Pack, near) > 0 {
+			return nil, nil // it has left: a removal before this one has not told all
+		}
 		return nil, err
 	}
 	c, err := n.begin(ctx, v)
@@ -523,7 +528,7 @@ func (n *Node) leaveMine(ctx context.Context, l volume.Link, ids []pack.ID) (kep
 		gone: gone,
 		past: func(all []volume.Past) []volume.Past { return others(thin(all, c.now)) },
 	}); err != nil {
-		return nil, fmt.Errorf("%w: %w", errNotLeft, err)
+		return nil, err
 	}
 	// A volume that was taken over from another home has them in the catalog.
 	if err := n.engine.store.DisownPacks(volumeRoot(v.owner), slices.Collect(maps.Keys(gone))); err != nil {
@@ -537,10 +542,6 @@ func (n *Node) leaveMine(ctx context.Context, l volume.Link, ids []pack.ID) (kep
 	}
 	return kept, n.ownVolume(v, c.written.Entry.Bytes, own)
 }
-
-// errNotLeft is wrapped where it is known that a volume still has a name of what
-// was to be removed: to delete its packs would make the volume unreadable there.
-var errNotLeft = errors.New("not taken out of the volume")
 
 // placesOf gives the paths under put/ at which the home's own volume has a file
 // or tree.

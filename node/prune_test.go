@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/p2pfs/p2pfs/volume"
 	"github.com/p2pfs/p2pfs/wire"
 )
 
@@ -111,5 +112,37 @@ func TestNothingIsDeletedThatAVolumeStillHas(t *testing.T) {
 	}
 	if _, _, err := get(t.Context(), m.home(t, 4), res.Link); CodeOf(err) != NotFound {
 		t.Errorf("what was removed: got %v", err)
+	}
+}
+
+// A holder that is alone finds that it holds shards itself, and tells itself that
+// their packs are deleted: that must not be all that a removal does.
+func TestAHolderThatIsAloneRemovesNothing(t *testing.T) {
+	m := newMemNet(t, 514, 9, 0)
+	content := strings.Repeat("content", 1000)
+	var a *Node
+	var res PutResult
+	for i, n := range m.nodes { // one that does not hold what the link leads to
+		a = n.homeOf(volume.Seed{byte(i), 7})
+		res = into(t, a, "", "f", content)
+		if _, err := n.store.Manifest(must(volume.ParseLink(res.Link)).Root.Pack); err != nil {
+			break
+		}
+	}
+	b := m.added(t, 2, rightTo(t, a, Mine, "write"), "theirs")
+	line := a.engine.dial
+	a.engine.dial, a.engine.packs = &killed{dialer: line, at: 1}, newPackTable()
+	if got, err := a.Remove(t.Context(), res.Link); err == nil {
+		t.Errorf("got %+v", got)
+	}
+	a.engine.dial = line
+	if got := text(t, b, res.Link); got != content {
+		t.Errorf("got %d bytes", len(got))
+	}
+	if _, err := a.Remove(t.Context(), res.Link); err != nil {
+		t.Error(err)
+	}
+	if got := names(t, b, "theirs:put"); strings.Contains(got, "/f") {
+		t.Errorf("got %q", got)
 	}
 }
