@@ -486,6 +486,8 @@ type Status struct {
 	Shards    int    `json:"shards"`
 	HeldBytes int64  `json:"held_bytes"`
 	FreeBytes int64  `json:"free_bytes"`
+	Sent      int64  `json:"sent_bytes"`
+	Received  int64  `json:"received_bytes"`
 	Running   bool   `json:"running"`
 
 	Repairs      int `json:"repairs"` // running now
