@@ -231,13 +231,11 @@ func (h *Head) check() error {
 	bad := func(format string, args ...any) error {
 		return fmt.Errorf("%w: "+format, append([]any{ErrCorrupt}, args...)...)
 	}
-	if h.Number == 0 || (h.Number == 1) != (len(h.Parents) == 0) || len(h.Parents) > MaxParents {
+	if h.Number == 0 || (h.Number == 1) != (len(h.Parents) == 0) {
 		return bad("head %d with %d parents", h.Number, len(h.Parents))
 	}
-	for i, p := range h.Parents {
-		if i > 0 && h.Parents[i-1].compare(p) >= 0 {
-			return bad("parents not in order")
-		}
+	if err := checkParents(h.Parents); err != nil {
+		return err
 	}
 	if len(h.Seen) > MaxSeen {
 		return bad("a head that has seen %d writers", len(h.Seen))
@@ -255,6 +253,19 @@ func (h *Head) check() error {
 	}
 	if !own {
 		return bad("a head that has not seen itself")
+	}
+	return nil
+}
+
+// checkParents checks that they are in order, and not too many.
+func checkParents(parents []HeadHash) error {
+	if len(parents) > MaxParents {
+		return fmt.Errorf("%w: a head with %d parents", ErrCorrupt, len(parents))
+	}
+	for i, p := range parents {
+		if i > 0 && parents[i-1].compare(p) >= 0 {
+			return fmt.Errorf("%w: parents not in order", ErrCorrupt)
+		}
 	}
 	return nil
 }

@@ -20,7 +20,7 @@ const (
 	// maxLeaf is how many records a leaf has, and maxLeafBytes the length of the
 	// longest.
 	maxLeaf      = 128
-	maxPast      = 8 + 32 + 8 + 1 + 1 + maxPeer + pack.RefLen
+	maxPast      = 8 + 32 + 8 + 1 + 1 + maxPeer + pack.RefLen + 1 + MaxParents*32
 	maxLeafBytes = historyHeader + maxLeaf*maxPast
 	// maxLeaves is how many leaves a root refers to, and maxHistoryRoot the
 	// length of the longest, which is longer than any leaf.
@@ -44,6 +44,7 @@ type Past struct {
 	Pin      bool // a link: Hash is the [File.Identity] of what Root leads to, Number that of the head then
 	Peer     string
 	Root     pack.Ref
+	Parents  []HeadHash // the heads that it follows, of those that are kept, see [Without]: at most MaxParents, ascending
 }
 
 // compare is the order of a history.
@@ -59,6 +60,12 @@ func (p *Past) check() error {
 	if p.Pin && p.Snapshot {
 		return fmt.Errorf("%w: a link that is a snapshot", ErrCorrupt)
 	}
+	if p.Pin && len(p.Parents) > 0 {
+		return fmt.Errorf("%w: a link that follows a head", ErrCorrupt)
+	}
+	if err := checkParents(p.Parents); err != nil {
+		return err
+	}
 	if err := checkTime(p.Time); err != nil {
 		return err
 	}
@@ -66,6 +73,63 @@ func (p *Past) check() error {
 		return err
 	}
 	return checkRoot(p.Root)
+}
+
+// Without gives a history without the heads that drop tells of. Who followed one of
+// them follows then what that one followed, so that of those that are left it can
+// still be told which follows which.
+func Without(past []Past, drop func(i int) bool) []Past {
+	past = slices.Clone(past)
+	at := make(map[HeadHash]int, len(past))
+	for i := range past {
+		if !past[i].Pin {
+			at[past[i].Hash] = i
+		}
+	}
+	order := make([]int, len(past))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortFunc(order, func(i, j int) int { return past[i].compare(&past[j]) })
+	for _, i := range order { // those that a head follows come before it
+		p := &past[i]
+		var parents []HeadHash
+		for _, h := range p.Parents {
+			if j, ok := at[h]; ok && past[j].Number < p.Number && drop(j) {
+				parents = append(parents, past[j].Parents...)
+			} else {
+				parents = append(parents, h)
+			}
+		}
+		p.Parents = FewParents(past, parents)
+	}
+	var out []Past
+	for i, p := range past {
+		if !drop(i) {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// FewParents gives the heads that one follows, in order and each once, and of more
+// than [MaxParents] those of them that are the latest in a history.
+func FewParents(past []Past, parents []HeadHash) []HeadHash {
+	parents = slices.Clone(parents)
+	slices.SortFunc(parents, HeadHash.compare)
+	parents = slices.Compact(parents)
+	if len(parents) > MaxParents {
+		number := make(map[HeadHash]uint64)
+		for _, p := range past {
+			if !p.Pin {
+				number[p.Hash] = p.Number
+			}
+		}
+		slices.SortFunc(parents, func(a, b HeadHash) int { return cmp.Or(cmp.Compare(number[b], number[a]), a.compare(b)) })
+		parents = parents[:MaxParents]
+		slices.SortFunc(parents, HeadHash.compare)
+	}
+	return parents
 }
 
 // historyChunks gives the chunks, in order, that list past heads of a volume;
@@ -127,7 +191,12 @@ func (p *Past) append(b []byte) []byte {
 	}
 	b = append(b, flags)
 	b = appendPeer(b, p.Peer)
-	return p.Root.Append(b)
+	b = p.Root.Append(b)
+	b = append(b, byte(len(p.Parents)))
+	for _, h := range p.Parents {
+		b = append(b, h[:]...)
+	}
+	return b
 }
 
 // decodeHistory reads a chunk of a history: past of a leaf, refs of a root.
@@ -178,6 +247,9 @@ func (r *reader) past() Past {
 		p.Snapshot = r.snapshot()
 	}
 	p.Peer, p.Root = r.peer(), r.ref(false)
+	for n := r.u8(); n > 0 && r.err == nil; n-- {
+		p.Parents = append(p.Parents, r.b32())
+	}
 	return p
 }
 

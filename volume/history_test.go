@@ -28,6 +28,10 @@ func pasts(n int) []Past {
 			Number: uint64(i)/2 + 1, Hash: HeadHash{byte(i % 2), byte(i)}, Time: time.UnixMilli(1_794_000_000_000 + int64(i)),
 			Snapshot: i%3 == 0, Peer: fmt.Sprint("peer ", i), Root: testRef(fmt.Sprint(i), 0, 900, 800),
 		}
+		for j := max(0, i-i%4); j < i; j++ {
+			past[i].Parents = append(past[i].Parents, past[j].Hash)
+		}
+		slices.SortFunc(past[i].Parents, HeadHash.compare)
 	}
 	return past
 }
@@ -37,6 +41,7 @@ func longPast() Past {
 	return Past{
 		Number: math.MaxUint64, Hash: sum("a head"), Time: time.UnixMilli(math.MaxInt64), Snapshot: true,
 		Peer: strings.Repeat("p", maxPeer), Root: testRef("root", 1<<25-1<<19, 1<<19, 1<<19-1),
+		Parents: []HeadHash{{1}, {2}, {3}, {4}, {5}, {6}, {7}, {8}},
 	}
 }
 
@@ -164,13 +169,17 @@ func TestLongestHistoryFitsChunks(t *testing.T) {
 
 func TestHistoryThatCannotBeIsNotWritten(t *testing.T) {
 	for name, change := range map[string]func(p *Past){
-		"no number":          func(p *Past) { p.Number = 0 },
-		"no peer":            func(p *Past) { p.Peer = "" },
-		"long peer":          func(p *Past) { p.Peer = strings.Repeat("p", maxPeer+1) },
-		"before 1970":        func(p *Past) { p.Time = time.Time{} },
-		"no root":            func(p *Past) { p.Root = pack.Ref{} },
-		"root in a zeropack": func(p *Past) { p.Root.Pack = pack.ID{} },
-		"root of no size":    func(p *Past) { p.Root.Size = 0 },
+		"no number":           func(p *Past) { p.Number = 0 },
+		"no peer":             func(p *Past) { p.Peer = "" },
+		"long peer":           func(p *Past) { p.Peer = strings.Repeat("p", maxPeer+1) },
+		"before 1970":         func(p *Past) { p.Time = time.Time{} },
+		"no root":             func(p *Past) { p.Root = pack.Ref{} },
+		"root in a zeropack":  func(p *Past) { p.Root.Pack = pack.ID{} },
+		"root of no size":     func(p *Past) { p.Root.Size = 0 },
+		"parents in disorder": func(p *Past) { p.Parents = []HeadHash{{2}, {1}} },
+		"one parent twice":    func(p *Past) { p.Parents = []HeadHash{{2}, {2}} },
+		"many parents":        func(p *Past) { p.Parents = []HeadHash{{1}, {2}, {3}, {4}, {5}, {6}, {7}, {8}, {9}} },
+		"parents of a link":   func(p *Past) { p.Snapshot, p.Pin, p.Parents = false, true, []HeadHash{{1}} },
 	} {
 		past := pasts(200)
 		change(&past[150])
@@ -223,6 +232,11 @@ func TestHistoryIsStrict(t *testing.T) {
 		{"no peer", leaf, func(b []byte) []byte { b[first+49] = 0; return b }, ErrCorrupt},
 		{"endless peer", leaf, func(b []byte) []byte { b[first+49] = 255; return b }, ErrCorrupt},
 		{"root in its own pack", leaf, func(b []byte) []byte { clear(b[first+50+6 : first+50+6+32]); return b }, ErrCorrupt},
+		{"parents that are none", leaf, func(b []byte) []byte { b[first+130+len("peer 0")] = 1; return b }, ErrCorrupt},
+		{"many parents", leaf, func(b []byte) []byte {
+			at := first + 130 + len("peer 0")
+			return slices.Concat(b[:at], []byte{MaxParents + 1}, make([]byte, 32*(MaxParents+1)), b[at+1:])
+		}, ErrCorrupt},
 		{"ref to nothing", root, func(b []byte) []byte { clear(b[first+32 : first+40]); return b }, ErrCorrupt},
 		{"ref to more than a leaf", root, func(b []byte) []byte {
 			binary.BigEndian.PutUint64(b[first+40:], maxLeafBytes+1)
