@@ -220,13 +220,7 @@ func compareID(a, b pack.ID) int { return bytes.Compare(a[:], b[:]) }
 // thin takes out of a history the heads that are no snapshots and old enough.
 func thin(past []volume.Past, now time.Time) []volume.Past {
 	keep := volume.Thin(past, now)
-	var out []volume.Past
-	for i, p := range past {
-		if keep[i] || p.Pin {
-			out = append(out, p)
-		}
-	}
-	return out
+	return volume.Without(past, func(i int) bool { return !keep[i] && !past[i].Pin })
 }
 
 // own writes down in the catalog which packs the volume has now and had not.

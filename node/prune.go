@@ -204,21 +204,20 @@ func (n *Node) retain(all []volume.Past, p volume.Policy, res *PruneResult) []vo
 		keep = p.Keep(all, now)
 	}
 	thinned := volume.Thin(all, now)
-	var kept []volume.Past
+	drop := make([]bool, len(all))
 	for i, x := range all {
 		switch {
 		case x.Pin:
-		case !x.Snapshot && !thinned[i]:
-			continue
-		case x.Snapshot && !keep[i]:
+		case !x.Snapshot:
+			drop[i] = !thinned[i]
+		case !keep[i]:
+			drop[i] = true
 			res.Removed++
-			continue
-		case x.Snapshot:
+		default:
 			res.Kept++
 		}
-		kept = append(kept, x)
 	}
-	return kept
+	return volume.Without(all, func(i int) bool { return drop[i] })
 }
 
 // dead gives the packs of a volume that are not among the live: those that are

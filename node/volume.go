@@ -483,7 +483,10 @@ func (w *view) history(ctx context.Context, i int) ([]volume.Past, error) {
 // pastOf gives the i-th tip as a part of the history.
 func (w *view) pastOf(i int) volume.Past {
 	c := w.contents[i]
-	return volume.Past{Number: w.heads[i].Number, Hash: w.heads[i].Hash(), Time: c.Time, Snapshot: c.Snapshot, Peer: c.Peer, Root: c.Root}
+	return volume.Past{
+		Number: w.heads[i].Number, Hash: w.heads[i].Hash(), Time: c.Time, Snapshot: c.Snapshot, Peer: c.Peer, Root: c.Root,
+		Parents: w.heads[i].Parents,
+	}
 }
 
 func comparePast(a, b volume.Past) int {
@@ -500,8 +503,16 @@ func (w *view) allPast(ctx context.Context) ([]volume.Past, error) {
 		}
 		all = append(append(all, past...), w.pastOf(i))
 	}
-	slices.SortFunc(all, comparePast)
-	return slices.CompactFunc(all, func(a, b volume.Past) bool { return comparePast(a, b) == 0 }), nil
+	slices.SortStableFunc(all, comparePast)
+	var out []volume.Past
+	for _, p := range all {
+		if last := len(out) - 1; last < 0 || comparePast(out[last], p) != 0 {
+			out = append(out, p)
+		} else if !slices.Equal(out[last].Parents, p.Parents) { // one tip keeps more of the history than another
+			out[last].Parents = volume.FewParents(all, slices.Concat(out[last].Parents, p.Parents))
+		}
+	}
+	return out, nil
 }
 
 // untangle takes out the tips that are in the history of another, which the
@@ -543,49 +554,24 @@ func (n *Node) merge(ctx context.Context, w *view, i int) (*volume.Draft, []stri
 	})
 }
 
-// base gives the newest state that is in the history of the i-th tip and of one
-// before it, nil where there is none any more.
-func (n *Node) base(ctx context.Context, w *view, i int) (*volume.File, error) {
-	before := make(map[volume.HeadHash]bool)
-	for j := range i {
-		past, err := w.history(ctx, j)
-		if err != nil {
-			return nil, err
-		}
-		for _, p := range past {
-			before[p.Hash] = true
-		}
-	}
-	past, err := w.history(ctx, i)
-	if err != nil {
-		return nil, err
-	}
-	for _, p := range slices.Backward(past) {
-		if !before[p.Hash] || p.Pin {
-			continue
-		}
-		f, err := volume.OpenEntry(ctx, w.src, p.Root)
-		if err != nil {
-			return nil, fmt.Errorf("head %d of %s: %w", p.Number, w.v, err)
-		}
-		return f, nil
-	}
-	return nil, nil
+// melt makes a draft the tree of a view, in memory.
+func (w *view) melt(ctx context.Context, d *volume.Draft) (err error) {
+	w.src, w.root, err = melt(ctx, w.src, d)
+	return err
 }
 
-// melt makes a draft the tree of a view, in memory.
-func (w *view) melt(ctx context.Context, d *volume.Draft) error {
+// melt writes a draft of a tree, in memory.
+func melt(ctx context.Context, src volume.Source, d *volume.Draft) (volume.Source, *volume.File, error) {
 	var seed volume.Seed
 	rand.Read(seed[:]) // never fails
 	keys := seed.Keys()
-	m := &molten{src: w.src, owner: keys.Public(), packs: make(map[pack.ID][]byte)}
+	m := &molten{src: src, owner: keys.Public(), packs: make(map[pack.ID][]byte)}
 	written, err := volume.WriteVolume(ctx, m, &keys, d, volume.Commit{}, volume.Options{})
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	w.src = m
-	w.root, err = volume.OpenEntry(ctx, w.src, written.Root)
-	return err
+	root, err := volume.OpenEntry(ctx, m, written.Root)
+	return m, root, err
 }
 
 // molten keeps packs in memory, before others.

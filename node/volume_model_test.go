@@ -9,6 +9,7 @@ import (
 	"os"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -223,12 +224,18 @@ func newVolumeRun(t *rapid.T, tb testing.TB, dir string) *volumeRun {
 }
 
 func (r *volumeRun) home(dir string, seed byte) *Node {
-	node := r.net.client()
-	node.clock = netClock{net: r.net}
-	n := node.homeOf(volume.Seed{seed, 9})
-	var err error
-	dir, err = os.MkdirTemp(dir, "")
-	r.must(err)
+	n := homeIn(r.t, r.net, dir, seed)
+	n.engine.clock = netClock{net: r.net}
+	return n
+}
+
+// homeIn gives a client with a home of its own, in a directory below dir.
+func homeIn(t *rapid.T, m *memNet, dir string, seed byte) *Node {
+	n := m.client().homeOf(volume.Seed{seed, 9})
+	dir, err := os.MkdirTemp(dir, "")
+	if err != nil {
+		t.Fatal(err)
+	}
 	n.home = HomeAt(dir)
 	return n
 }
@@ -470,17 +477,26 @@ func (r *volumeRun) lean() {
 	}
 }
 
-func TestAVolumeDoesWhatAModelDoes(t *testing.T) {
-	if f := flag.Lookup("rapid.checks"); f.Value.String() == f.DefValue {
-		checks := "100"
-		if testing.Short() {
-			checks = "100" // of which rapid takes a fifth then
-		}
-		if err := flag.Set("rapid.checks", checks); err != nil {
-			t.Fatal(err)
-		}
-		defer flag.Set("rapid.checks", f.DefValue)
+// setChecks says how often rapid checks, for as long as the test runs, where the
+// command line does not: in short tests, and else.
+func setChecks(t *testing.T, short, long string) {
+	t.Helper()
+	f := flag.Lookup("rapid.checks")
+	if f.Value.String() != f.DefValue {
+		return
 	}
+	n := long
+	if testing.Short() {
+		n = strconv.Itoa(must(strconv.Atoi(short)) * 5) // of which rapid takes a fifth
+	}
+	if err := flag.Set("rapid.checks", n); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = flag.Set("rapid.checks", f.DefValue) })
+}
+
+func TestAVolumeDoesWhatAModelDoes(t *testing.T) {
+	setChecks(t, "20", "100")
 	dir := t.TempDir()
 	rapid.Check(t, func(rt *rapid.T) {
 		r := newVolumeRun(rt, t, dir)
