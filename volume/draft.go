@@ -1,7 +1,6 @@
 package volume
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -43,6 +42,10 @@ type change struct {
 
 func (c change) none() bool { return c.file == nil && c.dir == nil }
 
+func (c change) isDir() bool {
+	return c.dir != nil || c.file != nil && c.file.entry.Kind == DirEntry
+}
+
 // NewDraft begins to change the tree at root, a directory; nil: an empty one.
 func NewDraft(root *File) *Draft {
 	if root == nil {
@@ -72,6 +75,29 @@ func (d *draft) find(ctx context.Context, name string) (change, error) {
 	return change{file: f}, err
 }
 
+// findAll gives what is at names now, which all have nothing.
+func (d *draft) findAll(ctx context.Context, names map[string]change) error {
+	for name := range names {
+		names[name] = d.names[name]
+	}
+	if d.was == nil {
+		return nil
+	}
+	for l := newList(d.was.lean()); ; {
+		f, err := l.next(ctx)
+		if err != nil || f == nil {
+			return err
+		}
+		name := f.entry.Name
+		if _, wanted := names[name]; !wanted {
+			continue
+		}
+		if _, ok := d.names[name]; !ok {
+			names[name] = change{file: f}
+		}
+	}
+}
+
 // open gives the directory of a name, to change it; nil where there is nothing
 // of that name.
 func (d *draft) open(ctx context.Context, name string) (*draft, error) {
@@ -99,11 +125,13 @@ func SplitPath(path string) []string {
 // at gives the directory at a path, making what is missing with the time now
 // where create is set.
 func (t *Draft) at(ctx context.Context, names []string, create bool, now time.Time) (*draft, error) {
-	d := t.root
-	for i, name := range names {
+	for _, name := range names {
 		if err := CheckName(name); err != nil {
 			return nil, err
 		}
+	}
+	d := t.root
+	for i, name := range names {
 		sub, err := d.open(ctx, name)
 		if err != nil {
 			return nil, fmt.Errorf("%q: %w", strings.Join(names[:i+1], "/"), err)
@@ -112,8 +140,8 @@ func (t *Draft) at(ctx context.Context, names []string, create bool, now time.Ti
 			if !create {
 				return nil, fmt.Errorf("%q: %w", strings.Join(names[:i+1], "/"), ErrNotFound)
 			}
-			if i+2 > MaxDepth {
-				return nil, fmt.Errorf("more than %d directories deep", MaxDepth)
+			if err := checkDepth(names); err != nil { // before any is made
+				return nil, err
 			}
 			sub = newDraft(Entry{Kind: DirEntry, Name: name, Mode: 0o755, UID: NoOwner, GID: NoOwner, MTime: now}, nil)
 			d.names[name] = change{dir: sub}
@@ -122,6 +150,15 @@ func (t *Draft) at(ctx context.Context, names []string, create bool, now time.Ti
 		d = sub
 	}
 	return d, nil
+}
+
+// checkDepth refuses the path of a directory that is too deep for one, the root being
+// one too.
+func checkDepth(names []string) error {
+	if len(names)+1 > MaxDepth {
+		return fmt.Errorf("more than %d directories deep", MaxDepth)
+	}
+	return nil
 }
 
 // cut gives the directory that a path is in, and its name there.
@@ -142,6 +179,11 @@ func (t *Draft) cut(ctx context.Context, path string, create bool, now time.Time
 // there. Directories that are missing are made. The tree that f is of must be
 // of the same volume.
 func (t *Draft) Put(ctx context.Context, path string, f *File, now time.Time) error {
+	if f.entry.Kind == DirEntry {
+		if err := checkDepth(SplitPath(path)); err != nil {
+			return err
+		}
+	}
 	d, name, err := t.cut(ctx, path, true, now)
 	if err != nil {
 		return err
@@ -179,20 +221,18 @@ func (t *Draft) Mkdir(ctx context.Context, path string, parents bool, now time.T
 		}
 		return ErrExists
 	}
-	if parents {
-		_, err := t.at(ctx, names, true, now)
+	there, err := t.look(ctx, names)
+	switch {
+	case err != nil:
 		return err
-	}
-	d, name, err := t.cut(ctx, path, false, now)
-	if err != nil {
-		return err
-	}
-	c, err := d.find(ctx, name)
-	if err != nil {
-		return err
-	}
-	if !c.none() {
+	case there.none():
+	case !parents || !there.isDir():
 		return fmt.Errorf("%q: %w", path, ErrExists)
+	}
+	if !parents {
+		if _, err := t.at(ctx, names[:len(names)-1], false, now); err != nil {
+			return err
+		}
 	}
 	_, err = t.at(ctx, names, true, now)
 	return err
@@ -212,13 +252,12 @@ func (t *Draft) Move(ctx context.Context, from, to string, now time.Time) error 
 	if c.none() {
 		return fmt.Errorf("%q: %w", from, ErrNotFound)
 	}
-	isDir := c.dir != nil || c.file.entry.Kind == DirEntry
 	target := SplitPath(to)
 	there, err := t.look(ctx, target)
 	if err != nil {
 		return err
 	}
-	if there.dir != nil || there.file != nil && there.file.entry.Kind == DirEntry {
+	if there.isDir() {
 		target = append(target, name)
 		if there, err = t.look(ctx, target); err != nil {
 			return err
@@ -228,10 +267,15 @@ func (t *Draft) Move(ctx context.Context, from, to string, now time.Time) error 
 	switch {
 	case slices.Equal(source, target):
 		return nil
-	case isDir && len(target) > len(source) && slices.Equal(source, target[:len(source)]):
+	case c.isDir() && len(target) > len(source) && slices.Equal(source, target[:len(source)]):
 		return fmt.Errorf("%q: %w", from, ErrInto)
-	case there.dir != nil || there.file != nil && (isDir || there.file.entry.Kind == DirEntry):
+	case there.isDir() || there.file != nil && c.isDir():
 		return fmt.Errorf("%q: %w", strings.Join(target, "/"), ErrExists)
+	}
+	if c.isDir() {
+		if err := checkDepth(target); err != nil {
+			return err
+		}
 	}
 	dst, last, err := t.cut(ctx, strings.Join(target, "/"), false, now)
 	if err != nil {
@@ -272,11 +316,14 @@ func (t *Draft) look(ctx context.Context, names []string) (change, error) {
 }
 
 // Changed tells whether anything is to be otherwise than it was.
-func (t *Draft) Changed() bool { return t.root.was == nil || t.root.changed() }
+func (t *Draft) Changed() bool { return t.root.changed() }
 
 func (d *draft) changed() bool {
+	if d.was == nil || !sameOwn(&d.entry, &d.was.entry) {
+		return true
+	}
 	for _, c := range d.names {
-		if c.dir == nil || c.dir.was == nil || c.dir.changed() {
+		if c.dir == nil || c.dir.changed() {
 			return true
 		}
 	}
@@ -356,30 +403,38 @@ func (f *File) graft(name string) (Entry, error) {
 	}
 	// Refs in a list that stands in its entry are of the chunk that this is in.
 	e.list = make([]Entry, 0, 8)
-	l := lister{dir: f}
-	var failed error
-	_, err := l.chunk(e.inline, f.root, func(c *File) bool {
-		var sub Entry
-		if sub, failed = c.graft(c.entry.Name); failed == nil {
-			e.list = append(e.list, sub)
+	for l := newList(f.lean()); ; {
+		c, err := l.next(context.Background()) // it is all there
+		if err != nil {
+			return e, err
 		}
-		return failed == nil
-	})
+		if c == nil {
+			break
+		}
+		sub, err := c.graft(c.entry.Name)
+		if err != nil {
+			return e, err
+		}
+		e.list = append(e.list, sub)
+	}
 	e.inline = nil
-	return e, cmp.Or(err, failed)
+	return e, nil
 }
 
 // Find gives what is at a path, or nil; of a directory in which something
-// changes what it was.
+// changes what it was, and of a new one one in which nothing is.
 func (t *Draft) Find(ctx context.Context, path string) (*File, error) {
 	c, err := t.look(ctx, SplitPath(path))
 	if err != nil || c.none() {
 		return nil, err
 	}
-	if c.dir != nil {
-		return &File{entry: c.dir.entry}, nil
+	switch {
+	case c.dir == nil:
+		return c.file, nil
+	case c.dir.was != nil:
+		return c.dir.was, nil
 	}
-	return c.file, nil
+	return &File{entry: c.dir.entry}, nil
 }
 
 // Made gives the file, or other entry, that was just written to root and can be

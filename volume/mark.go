@@ -3,6 +3,7 @@ package volume
 import (
 	"context"
 	"fmt"
+	"math"
 
 	"github.com/p2pfs/p2pfs/pack"
 )
@@ -17,6 +18,7 @@ type Mark struct {
 
 	src  Source
 	seen map[place32]bool // lists and nodes that have been looked through
+	down descent
 }
 
 // place32 is where a chunk is.
@@ -27,8 +29,10 @@ type place32 struct {
 
 // NewMark begins to gather.
 func NewMark(src Source) *Mark {
-	return &Mark{Packs: make(map[pack.ID]bool), Meta: make(map[pack.ID]bool), src: src, seen: make(map[place32]bool)}
+	return &Mark{Packs: make(map[pack.ID]bool), Meta: make(map[pack.ID]bool), src: src, seen: make(map[place32]bool), down: newDescent(math.MaxInt64)}
 }
+
+func placeOf(r pack.Ref) place32 { return place32{r.Pack, r.Off} }
 
 // Root adds the tree whose root's entry is at ref.
 func (m *Mark) Root(ctx context.Context, ref pack.Ref) error {
@@ -36,7 +40,7 @@ func (m *Mark) Root(ctx context.Context, ref pack.Ref) error {
 	if err != nil {
 		return err
 	}
-	m.Packs[ref.Pack], m.Meta[ref.Pack] = true, true
+	m.add(ref.Pack, true)
 	return m.Tree(ctx, f)
 }
 
@@ -50,70 +54,89 @@ func (m *Mark) Tree(ctx context.Context, f *File) error {
 }
 
 func (m *Mark) file(ctx context.Context, f *File, depth int) error {
-	if depth > MaxDepth {
-		return fmt.Errorf("%w: more than %d directories deep", ErrCorrupt, MaxDepth)
-	}
 	if m.Skip != nil && m.Skip(f) {
 		return nil
 	}
-	if err := m.parts(ctx, f, f.entry.parts, f.entry.depth); err != nil {
-		return err
-	}
 	if f.entry.Kind != DirEntry {
+		return m.parts(ctx, f, f.entry.parts, f.entry.depth)
+	}
+	if depth >= MaxDepth {
+		return fmt.Errorf("%w: more than %d directories deep", ErrCorrupt, MaxDepth)
+	}
+	f = f.lean()
+	if len(f.entry.parts) == 0 {
+		return m.list(ctx, newList(f), depth)
+	}
+	var pos int64
+	for _, p := range f.entry.parts {
+		if err := m.listPart(ctx, f, p, f.entry.depth, pos, depth); err != nil {
+			return err
+		}
+		pos += int64(p.under)
+	}
+	return nil
+}
+
+// listPart adds what a part of a directory's list refers to, which begins at pos.
+func (m *Mark) listPart(ctx context.Context, f *File, p part, level int, pos int64, depth int) error {
+	m.add(p.Pack, true)
+	at := placeOf(p.Ref)
+	if m.seen[at] {
 		return nil
 	}
-	l := lister{dir: f}
-	var failed error
-	each := func(c *File) bool {
-		failed = m.file(ctx, c, depth+1)
-		return failed == nil
+	if level == 0 {
+		if err := m.list(ctx, &list{dir: f, pos: pos, end: pos + int64(p.under), some: true}, depth); err != nil {
+			return err
+		}
 	}
-	if len(f.entry.parts) == 0 {
-		_, err := l.chunk(f.entry.inline, f.root, each)
-		return first(failed, err)
-	}
-	for p, err := range f.pieces(ctx, 0, f.entry.Size) {
+	for i := 0; level > 0; i++ {
+		// It is f that keeps it, and may have to let go of it meanwhile.
+		sub, err := f.node(ctx, p, level-1)
 		if err != nil {
 			return err
 		}
-		at := place32{p.ref.Pack, p.ref.Off}
-		if m.seen[at] {
-			continue
+		if i == len(sub) {
+			break
 		}
-		plain, err := readChunk(ctx, f.src, p.ref, maxListed)
-		if err != nil {
+		next := pos + int64(sub[i].under)
+		if err := m.listPart(ctx, f, sub[i], level-1, pos, depth); err != nil {
 			return err
 		}
-		l.last, l.files, l.bytes = "", 0, 0 // of this chunk alone: some were left out
-		if _, err := l.chunk(plain, p.ref, each); first(failed, err) != nil {
-			return first(failed, err)
-		}
-		m.seen[at] = true
+		pos = next
 	}
+	m.seen[at] = true
 	return nil
 }
 
-func first(errs ...error) error {
-	for _, err := range errs {
-		if err != nil {
+// list adds what is listed.
+func (m *Mark) list(ctx context.Context, l *list, depth int) error {
+	if err := m.down.enter(l); err != nil {
+		return err
+	}
+	defer m.down.leave(1)
+	for {
+		c, err := l.next(ctx)
+		if err != nil || c == nil {
+			return err
+		}
+		if err := m.file(ctx, c, depth+1); err != nil {
 			return err
 		}
 	}
-	return nil
 }
 
-// parts adds what parts refer to.
+func (m *Mark) add(id pack.ID, meta bool) {
+	m.Packs[id] = true
+	if meta {
+		m.Meta[id] = true
+	}
+}
+
+// parts adds what the parts of a file refer to.
 func (m *Mark) parts(ctx context.Context, f *File, parts []part, level int) error {
 	for _, p := range parts {
-		m.Packs[p.Pack] = true
-		if level > 0 || f.entry.Kind == DirEntry {
-			m.Meta[p.Pack] = true
-		}
-		if level == 0 {
-			continue
-		}
-		at := place32{p.Pack, p.Off}
-		if m.seen[at] {
+		m.add(p.Pack, level > 0)
+		if level == 0 || m.seen[placeOf(p.Ref)] {
 			continue
 		}
 		sub, err := f.node(ctx, p, level-1)
@@ -123,12 +146,13 @@ func (m *Mark) parts(ctx context.Context, f *File, parts []part, level int) erro
 		if err := m.parts(ctx, f, sub, level-1); err != nil {
 			return err
 		}
-		m.seen[at] = true
+		m.seen[placeOf(p.Ref)] = true
 	}
 	return nil
 }
 
-// Draft adds what a draft needs that is not yet written.
+// Draft adds what a draft needs of what is there already. The lists of directories in
+// which something changes are not among it: they will be written.
 func (m *Mark) Draft(ctx context.Context, t *Draft) error { return m.draft(ctx, t.root) }
 
 func (m *Mark) draft(ctx context.Context, d *draft) error {

@@ -22,6 +22,9 @@ const (
 	// maxPieces is how many chunks are fetched at one go at most. Honest
 	// packs have less than 128.
 	maxPieces = 1024
+	// maxGroup is how many bytes paths and entries that come with them have at
+	// most. Honest ones have a tenth.
+	maxGroup = 4 << 20
 	// batch is how many chunks ReadAt fetches at once.
 	batch = 8
 	// keptNodes is how many nodes a file keeps: of 8 GiB of content each, in
@@ -386,6 +389,7 @@ type group struct {
 	off, end int // bytes of the pack
 	steps    []step
 	fetched  int // pieces among them
+	weight   int // bytes of memory of paths and entries
 	rng      Range
 	left     atomic.Int32 // pieces not opened yet
 	close    func()       // closes rng and lets another group be fetched, once
@@ -393,7 +397,7 @@ type group struct {
 
 // fits reports whether s can go along with g.
 func (g *group) fits(s step) bool {
-	if len(g.steps) >= maxPieces {
+	if len(g.steps) >= maxPieces || g.weight >= maxGroup {
 		return false
 	}
 	if !s.fetch || g.fetched == 0 {
@@ -411,6 +415,9 @@ func (g *group) add(s step) {
 		}
 		g.end = off + n
 		g.fetched++
+	}
+	if s.file != nil {
+		g.weight += len(s.path) + s.file.entry.weight()
 	}
 	g.steps = append(g.steps, s)
 }

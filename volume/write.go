@@ -115,6 +115,7 @@ type writer struct {
 	hint  int // bytes to make room for at first
 
 	nodeRefs, entryRefs int // maxNodeRefs, maxEntryRefs; fewer in tests
+	minList, maxList    int // minList, maxList; less in tests
 
 	data  builder
 	known map[chunk.Key]place // chunks of this file or tree
@@ -131,7 +132,8 @@ type writer struct {
 	drained  int              // packs that were finished when those were looked through last
 	kept     map[pack.ID]bool // packs of the parent that the tree needs
 
-	commit                    *Commit // of a volume; nil: a file or tree on its own
+	commit                    *Commit          // of a volume; nil: a file or tree on its own
+	living                    map[pack.ID]bool // packs that the volume had and that are not dying
 	history, dying, inventory pack.Ref
 
 	root  pack.Ref
@@ -187,7 +189,7 @@ type builder struct {
 func newWriter(sink Sink, keys *Keys, info Info, opt Options) *writer {
 	w := &writer{
 		sink: sink, keys: keys, opt: opt, limit: opt.PackBytes,
-		nodeRefs: maxNodeRefs, entryRefs: maxEntryRefs,
+		nodeRefs: maxNodeRefs, entryRefs: maxEntryRefs, minList: minList, maxList: maxList,
 		known: make(map[chunk.Key]place), reading: &reading{maxInline: MaxInline},
 	}
 	if w.limit <= 0 || w.limit > pack.MaxLen {
@@ -214,9 +216,6 @@ func (w *writer) close() {
 			b.buffers.put(b.buf)
 			b.id = nil
 		}
-	}
-	for _, d := range w.dirs {
-		d.former.close()
 	}
 }
 
