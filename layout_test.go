@@ -67,6 +67,7 @@ var doors = map[string][]string{
 	"github.com/rogpeppe/go-internal":        {}, // tests only, and so below
 	"github.com/google/go-cmp":               {},
 	"pgregory.net/rapid":                     {},
+	"github.com/anishathalye/porcupine":      {},
 	"go.uber.org/goleak":                     {},
 	"github.com/libp2p/go-libp2p-kbucket":    {"dht"},
 	"github.com/ipfs/boxo":                   {"dht"},
@@ -82,6 +83,7 @@ var doors = map[string][]string{
 var reasons = map[string]string{
 	"github.com/BurntSushi/toml":            "config.toml: comments, no dependencies",
 	"github.com/PlakarKorp/go-cdc-chunkers": "content-defined chunking, kept and fast",
+	"github.com/anishathalye/porcupine":     "histories of concurrent operations, in tests: is there an order of them",
 	"github.com/cheggaaa/pb/v3":             "the progress bar",
 	"github.com/dgraph-io/badger/v4":        "blocks, manifests and what is known of holders on disk",
 	"github.com/dustin/go-humanize":         "sizes for people",

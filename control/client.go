@@ -78,7 +78,11 @@ func (c *Client) putBody(ctx context.Context, name string, q node.PutRequest, bo
 		return node.PutResult{}, err
 	}
 	defer resp.Body.Close()
-	return readLines[node.Progress, node.PutResult](ctx, resp.Body, progress)
+	r, err := readLines[node.Progress, putResult](ctx, resp.Body, progress)
+	if r.RawPlace != nil {
+		r.Place = string(r.RawPlace)
+	}
+	return r.PutResult, err
 }
 
 // readLines reads the lines of an answer up to its result or error.
@@ -173,7 +177,14 @@ func (c *Client) PutTree(ctx context.Context, q node.PutRequest, src node.TreeSo
 // GetTree gives sink what the node sends. Its error is nil only if the node has
 // said, after the last item, that they are all.
 func (c *Client) GetTree(ctx context.Context, q node.GetRequest, sink node.TreeSink, progress func(node.Progress)) error {
-	resp, err := c.send(ctx, http.MethodGet, "gettree", url.Values{"source": {q.Source}}, nil)
+	v := url.Values{"source": {q.Source}}
+	if q.After != "" {
+		v.Set("after", q.After)
+	}
+	if q.Offset != 0 {
+		v.Set("offset", strconv.FormatInt(q.Offset, 10))
+	}
+	resp, err := c.send(ctx, http.MethodGet, "gettree", v, nil)
 	if err != nil {
 		return err
 	}
@@ -202,6 +213,7 @@ func (c *Client) GetTree(ctx context.Context, q node.GetRequest, sink node.TreeS
 		if item.Entry.Kind != volume.FileEntry {
 			continue
 		}
+		p.Done += item.From
 		if w == nil {
 			w = io.Discard
 		}

@@ -30,7 +30,8 @@ import (
 // implementations.
 type API interface {
 	// Put stores what r gives, up to io.EOF, as one file. If r fails, so
-	// does Put, and nothing is kept. progress may be nil.
+	// does Put, and nothing is kept. If ctx ends, the same put again goes on
+	// where this one was, for a day. progress may be nil.
 	Put(ctx context.Context, q node.PutRequest, r io.Reader, progress func(node.Progress)) (node.PutResult, error)
 
 	// Get calls begin once with what is known of the file, writes the bytes
@@ -38,17 +39,18 @@ type API interface {
 	// whether they are all. progress may be nil.
 	Get(ctx context.Context, q node.GetRequest, begin func(node.FileInfo) (io.Writer, error), progress func(node.Progress)) error
 
-	// PutTree stores what src gives as a tree. It has returned when src is
-	// used no more. If src fails, so does PutTree, and nothing is kept; what
-	// fails with node.ErrLeftOut is missing in the tree. progress may be nil.
+	// PutTree stores what src gives as a tree, as Put does. It has returned
+	// when src is used no more. If src fails, so does PutTree, and nothing is
+	// kept; what fails with node.ErrLeftOut is missing in the tree.
 	PutTree(ctx context.Context, q node.PutRequest, src node.TreeSource, progress func(node.Progress)) (node.PutResult, error)
 
 	// Parent gives the link to the tree that was put last with q's source, on
 	// which a put like q can build, or "".
 	Parent(ctx context.Context, q node.PutRequest) (string, error)
 
-	// GetTree gives sink what a source names: a tree, or an entry of one.
-	// They are all only if the error is nil. progress may be nil.
+	// GetTree gives sink what a source names: a tree, or an entry of one, but
+	// not the content that q leaves out. They are all only if the error is
+	// nil. progress may be nil.
 	GetTree(ctx context.Context, q node.GetRequest, sink node.TreeSink, progress func(node.Progress)) error
 
 	// List gives what is in the directory that source names, with recursive
@@ -70,10 +72,43 @@ type API interface {
 	// error the node ends. progress may be nil.
 	Leave(ctx context.Context, progress func(node.LeaveProgress)) (node.LeaveResult, error)
 
-	// Remove deletes what the home has put under source.
+	// Remove deletes what the home has put under source; NAME:PATH it takes out
+	// of the volume, whose past keeps it.
 	Remove(ctx context.Context, source string) (node.RemoveResult, error)
 
+	// Move gives what is at the place from the place to, in the same volume.
+	Move(ctx context.Context, from, to string) error
+
+	// Mkdir makes a directory in a volume, with parents those above it too, and
+	// then one that is there already is no error.
+	Mkdir(ctx context.Context, place string, parents bool) error
+
+	// VolumeCreate makes a volume, to which this home has the right to write.
+	VolumeCreate(ctx context.Context, name string) (node.VolumeInfo, error)
+
+	// Volumes lists the volumes that this home has a right to, in the order of
+	// their names. It asks no peer.
+	Volumes(ctx context.Context) ([]node.VolumeInfo, error)
+
+	// VolumeLink gives a link with that right to a volume: "read", "verify" or
+	// "write".
+	VolumeLink(ctx context.Context, name, right string) (string, error)
+
+	// VolumeAdd gives this home the right that link has, and the volume a name.
+	VolumeAdd(ctx context.Context, link, name string) (node.AddResult, error)
+
+	// VolumeLog lists the heads of a volume, the newest first.
+	VolumeLog(ctx context.Context, name string) ([]node.HeadInfo, error)
+
+	// VolumePrune removes the snapshots of a volume that no rule keeps.
+	VolumePrune(ctx context.Context, name string, q node.PruneRequest) (node.PruneResult, error)
+
+	// VolumeDrop forgets a volume and the right to it; forAll deletes its
+	// packs and heads before that, for all who have it.
+	VolumeDrop(ctx context.Context, name string, forAll bool) (node.PruneResult, error)
+
 	// Link gives a link to source, with verify one that lets nothing be read.
+	// What is in a volume it gives as it is now: the link does not change with it.
 	Link(ctx context.Context, source string, verify bool) (string, error)
 
 	// Peers lists the known members of the network.
@@ -194,6 +229,12 @@ type fileInfo struct {
 type stat struct {
 	node.Stat
 	RawName []byte `json:"raw_name,omitempty"`
+}
+
+// putResult is a node.PutResult on its way.
+type putResult struct {
+	node.PutResult
+	RawPlace []byte `json:"raw_place,omitempty"`
 }
 
 // linkAnswer is the answer to a request for a link.

@@ -177,6 +177,7 @@ func TestPutRequestSurvivesItsURL(t *testing.T) {
 	for _, q := range []node.PutRequest{
 		{Name: "a", Size: -1},
 		{Name: "a&b=c%\n\xff\x01 ", Mode: 1<<32 - 1, ModTime: moment, Size: 1<<63 - 1, Redundancy: &erasure.Scheme{K: 8, M: 12}, Expires: time.Hour},
+		{Name: "a", Source: "/b c", Parent: "p2pfs:x", Target: "mine:put/\xff&=", Size: -1},
 	} {
 		got, err := parsePut(putValues(q))
 		check(t, err, got, q)
@@ -280,6 +281,18 @@ func TestErrorsArriveWithCodeHintAndCauses(t *testing.T) {
 		status: func(context.Context) (node.Status, error) { return node.Status{}, sent },
 		invite: func(time.Duration) (string, error) { return "", sent },
 		expel:  func(string, bool) error { return sent },
+
+		move:         func(string, string) error { return sent },
+		mkdir:        func(string, bool) error { return sent },
+		volumeCreate: func(string) (node.VolumeInfo, error) { return node.VolumeInfo{}, sent },
+		volumes:      func() ([]node.VolumeInfo, error) { return nil, sent },
+		volumeLink:   func(string, string) (string, error) { return "", sent },
+		volumeAdd:    func(context.Context, string, string) (node.AddResult, error) { return node.AddResult{}, sent },
+		volumeLog:    func(string) ([]node.HeadInfo, error) { return nil, sent },
+		volumePrune: func(context.Context, string, node.PruneRequest) (node.PruneResult, error) {
+			return node.PruneResult{}, sent
+		},
+		volumeDrop: func(context.Context, string, bool) (node.PruneResult, error) { return node.PruneResult{}, sent },
 	})
 	ctx := t.Context()
 	_, putErr := c.Put(ctx, node.PutRequest{Size: 64 << 20}, &zeros{n: 64 << 20, err: io.EOF}, nil) // more than sockets buffer
@@ -292,6 +305,13 @@ func TestErrorsArriveWithCodeHintAndCauses(t *testing.T) {
 	_, peersErr := c.Peers(ctx)
 	_, statusErr := c.Status(ctx)
 	_, inviteErr := c.Invite(ctx, 1)
+	_, createErr := c.VolumeCreate(ctx, "x")
+	_, volumesErr := c.Volumes(ctx)
+	_, volumeLinkErr := c.VolumeLink(ctx, "x", "read")
+	_, addErr := c.VolumeAdd(ctx, "x", "y")
+	_, logErr := c.VolumeLog(ctx, "x")
+	_, pruneErr := c.VolumePrune(ctx, "x", node.PruneRequest{})
+	_, dropErr := c.VolumeDrop(ctx, "x", false)
 	for name, err := range map[string]error{
 		"put":      putErr,
 		"get":      c.Get(ctx, node.GetRequest{Source: "early"}, nil, nil),
@@ -306,6 +326,16 @@ func TestErrorsArriveWithCodeHintAndCauses(t *testing.T) {
 		"status":   statusErr,
 		"invite":   inviteErr,
 		"expel":    c.Expel(ctx, "x", false),
+		"move":     c.Move(ctx, "x:a", "x:b"),
+		"mkdir":    c.Mkdir(ctx, "x:a", false),
+
+		"volume create": createErr,
+		"volume list":   volumesErr,
+		"volume link":   volumeLinkErr,
+		"volume add":    addErr,
+		"volume log":    logErr,
+		"volume prune":  pruneErr,
+		"volume drop":   dropErr,
 	} {
 		e, ok := errors.AsType[*node.Error](err)
 		if !ok {
@@ -464,6 +494,9 @@ func TestCancelledClientCancelsTheNodesWork(t *testing.T) {
 			if q.Name == "reading" {
 				began <- struct{}{}
 				_, err := io.Copy(io.Discard, r)
+				if ctx.Err() == nil { // what is stored would be taken for that of a put that failed
+					t.Errorf("the body broke off, with %v, before the put knew that its client is gone", err)
+				}
 				ended <- err
 				return node.PutResult{}, err
 			}
@@ -483,6 +516,12 @@ func TestCancelledClientCancelsTheNodesWork(t *testing.T) {
 		},
 		leave: func(ctx context.Context, _ func(node.LeaveProgress)) (node.LeaveResult, error) {
 			return node.LeaveResult{}, wait(ctx)
+		},
+		volumeAdd: func(ctx context.Context, _, _ string) (node.AddResult, error) {
+			return node.AddResult{}, wait(ctx)
+		},
+		volumePrune: func(ctx context.Context, _ string, _ node.PruneRequest) (node.PruneResult, error) {
+			return node.PruneResult{}, wait(ctx)
 		},
 	})
 	put := func(name string) func(context.Context) error {
@@ -504,6 +543,11 @@ func TestCancelledClientCancelsTheNodesWork(t *testing.T) {
 		"stat":   func(ctx context.Context) error { _, err := c.Stat(ctx, ""); return err },
 		"repair": func(ctx context.Context) error { _, err := c.Repair(ctx, "", nil); return err },
 		"leave":  func(ctx context.Context) error { _, err := c.Leave(ctx, nil); return err },
+		"add":    func(ctx context.Context) error { _, err := c.VolumeAdd(ctx, "", ""); return err },
+		"prune": func(ctx context.Context) error {
+			_, err := c.VolumePrune(ctx, "", node.PruneRequest{})
+			return err
+		},
 	} {
 		endsWhenCancelled(t, name, f, began, ended)
 	}

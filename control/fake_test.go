@@ -30,6 +30,17 @@ type fake struct {
 	status  func(context.Context) (node.Status, error)
 	invite  func(time.Duration) (string, error)
 	expel   func(string, bool) error
+
+	move  func(from, to string) error
+	mkdir func(place string, parents bool) error
+
+	volumeCreate func(name string) (node.VolumeInfo, error)
+	volumes      func() ([]node.VolumeInfo, error)
+	volumeLink   func(name, right string) (string, error)
+	volumeAdd    func(ctx context.Context, link, name string) (node.AddResult, error)
+	volumeLog    func(name string) ([]node.HeadInfo, error)
+	volumePrune  func(ctx context.Context, name string, q node.PruneRequest) (node.PruneResult, error)
+	volumeDrop   func(ctx context.Context, name string, forAll bool) (node.PruneResult, error)
 }
 
 func (f *fake) Put(ctx context.Context, q node.PutRequest, r io.Reader, p func(node.Progress)) (node.PutResult, error) {
@@ -84,6 +95,35 @@ func (f *fake) Peers(context.Context) ([]node.Peer, error)                { retu
 func (f *fake) Status(ctx context.Context) (node.Status, error)           { return f.status(ctx) }
 func (f *fake) Invite(_ context.Context, d time.Duration) (string, error) { return f.invite(d) }
 func (f *fake) Expel(_ context.Context, peer string, with bool) error     { return f.expel(peer, with) }
+
+func (f *fake) Move(_ context.Context, from, to string) error          { return f.move(from, to) }
+func (f *fake) Mkdir(_ context.Context, place string, with bool) error { return f.mkdir(place, with) }
+
+func (f *fake) VolumeCreate(_ context.Context, name string) (node.VolumeInfo, error) {
+	return f.volumeCreate(name)
+}
+
+func (f *fake) Volumes(context.Context) ([]node.VolumeInfo, error) { return f.volumes() }
+
+func (f *fake) VolumeLink(_ context.Context, name, right string) (string, error) {
+	return f.volumeLink(name, right)
+}
+
+func (f *fake) VolumeAdd(ctx context.Context, link, name string) (node.AddResult, error) {
+	return f.volumeAdd(ctx, link, name)
+}
+
+func (f *fake) VolumeLog(_ context.Context, name string) ([]node.HeadInfo, error) {
+	return f.volumeLog(name)
+}
+
+func (f *fake) VolumePrune(ctx context.Context, name string, q node.PruneRequest) (node.PruneResult, error) {
+	return f.volumePrune(ctx, name, q)
+}
+
+func (f *fake) VolumeDrop(ctx context.Context, name string, forAll bool) (node.PruneResult, error) {
+	return f.volumeDrop(ctx, name, forAll)
+}
 
 // serve runs a server for api on a socket of its own and gives a client and
 // what stops the server; stop may be called twice.

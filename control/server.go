@@ -56,6 +56,7 @@ func Serve(ctx context.Context, ln net.Listener, api API, log *slog.Logger) erro
 	mux.HandleFunc("POST /v1/remove", s.remove)
 	mux.HandleFunc("GET /v1/parent", s.parent)
 	mux.HandleFunc("GET /v1/link", s.link)
+	s.handleVolumes(mux)
 	mux.HandleFunc("GET /v1/peers", s.peers)
 	mux.HandleFunc("GET /v1/status", s.status)
 	mux.HandleFunc("POST /v1/invite", s.invite)
@@ -172,10 +173,11 @@ func (s *server) takeBody(w http.ResponseWriter, r *http.Request, put func(conte
 		refuse(w, err)
 		return
 	}
-	answerLines(s, w, r, node.Progress{Total: q.Size}, func(ctx context.Context, progress func(node.Progress)) (node.PutResult, error) {
+	answerLines(s, w, r, node.Progress{Total: q.Size}, func(ctx context.Context, progress func(node.Progress)) (putResult, error) {
 		// A put that waits for the client's next bytes hears of the end too.
 		defer context.AfterFunc(ctx, func() { _ = rc.SetReadDeadline(time.Unix(1, 0)) })()
-		return put(ctx, q, progress)
+		res, err := put(ctx, q, progress)
+		return putResult{PutResult: res, RawPlace: rawName(res.Place)}, err
 	})
 	_ = rc.SetReadDeadline(time.Now().Add(drainTimeout))
 	_, _ = io.Copy(io.Discard, r.Body)
@@ -306,7 +308,12 @@ func (s *server) get(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *server) getTree(w http.ResponseWriter, r *http.Request) {
-	q := node.GetRequest{Source: r.URL.Query().Get("source"), Length: -1}
+	v := values{Values: r.URL.Query()}
+	q := node.GetRequest{Source: v.Get("source"), Length: -1, After: v.Get("after"), Offset: v.number("offset", 0)}
+	if v.err != nil {
+		refuse(w, v.err)
+		return
+	}
 	s.answerItems(w, r, func(ctx context.Context, out *itemWriter) error {
 		return s.api.GetTree(ctx, q, out, func(node.Progress) {})
 	})
@@ -471,7 +478,7 @@ func putValues(q node.PutRequest) url.Values {
 	if q.Expires != 0 {
 		v.Set("expires", strconv.FormatInt(int64(q.Expires), 10))
 	}
-	for key, val := range map[string]string{"source": q.Source, "parent": q.Parent} {
+	for key, val := range map[string]string{"source": q.Source, "parent": q.Parent, "target": q.Target} {
 		if val != "" {
 			v.Set(key, val)
 		}
@@ -485,6 +492,7 @@ func parsePut(u url.Values) (node.PutRequest, error) {
 		Name:    v.Get("name"),
 		Source:  v.Get("source"),
 		Parent:  v.Get("parent"),
+		Target:  v.Get("target"),
 		Size:    v.number("size", -1),
 		Expires: time.Duration(v.number("expires", 0)),
 	}

@@ -2,12 +2,15 @@ package control
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"math"
+	"path"
 	"time"
 
 	"github.com/p2pfs/p2pfs/node"
@@ -20,81 +23,159 @@ import (
 // whole when its last frame says so, and not before; one that tells of an error
 // may come anywhere.
 const (
-	frameItem    = 'i' // a wireItem
+	frameItem    = 'i' // an item, see itemFrame
 	frameData    = 'd' // content of the file whose item came last, 1 byte or more
-	frameFileEnd = 'f' // a fileEnd: that was all of the content
+	frameFileEnd = 'f' // that was all of the content; or why the file is left out, as text
 	frameEnd     = 'e' // a wireError: the outcome of all
 
 	frameHeader = 1 + 4
 	// maxFrame bounds what follows the header of a frame, in bytes. It fits an
-	// entry with all its attributes in base64.
+	// entry with all its attributes.
 	maxFrame = 512 << 10
 	// maxMessage bounds a message in a frame, in bytes, where there is no space
 	// for all that an error says.
 	maxMessage = 4 << 10
 )
 
-// wireItem is a node.Item on its way. All that are bytes to a file system are
-// bytes here: JSON's strings are UTF-8.
-type wireItem struct {
-	Path   []byte      `json:"path,omitempty"`
-	Name   []byte      `json:"name"`
-	Kind   uint8       `json:"kind"`
-	Mode   uint32      `json:"mode,omitempty"`
-	UID    uint32      `json:"uid"`
-	GID    uint32      `json:"gid"`
-	Sec    int64       `json:"sec"` // of the time of last modification, Unix time
-	Nsec   int64       `json:"nsec,omitempty"`
-	Size   int64       `json:"size,omitempty"`
-	Xattrs []wireXattr `json:"xattrs,omitempty"`
-	Target []byte      `json:"target,omitempty"`
-	Device uint64      `json:"device,omitempty"`
-	Group  uint64      `json:"group,omitempty"`
-	Sparse bool        `json:"sparse,omitempty"`
-	Files  int64       `json:"files,omitempty"`
-	Bytes  int64       `json:"bytes,omitempty"`
-	Inode  uint64      `json:"inode,omitempty"`
-	Same   bool        `json:"same,omitempty"` // of a put: it is a file as its parent has it, and no content follows
-}
+// An item is written as bytes, not as JSON, of which a tree of many small files
+// would be hardly anything else: two bytes for flags and kind, the numbers as
+// varints, then path, target and attributes, each after its length.
+const (
+	itemSame   = 1 // of a put: a file as its parent has it; no content follows
+	itemSparse = 2
+	itemNamed  = 4 // its name follows the path: it is not the path's last element
+	itemBegun  = 8 // of a get: where the content that follows begins, and what is fetched, follow last
 
-type wireXattr struct {
-	Name  []byte `json:"name"`
-	Value []byte `json:"value,omitempty"`
-}
-
-// fileEnd says what became of a file: nothing, or why it is left out.
-type fileEnd struct {
-	LeftOut string `json:"left_out,omitempty"`
-}
+	itemFlags = itemSame | itemSparse | itemNamed | itemBegun
+)
 
 // itemFrame gives an item as a frame.
 func itemFrame(i node.Item, same bool) ([]byte, error) {
-	e := i.Entry
-	w := wireItem{
-		Path: []byte(i.Path), Name: []byte(e.Name), Kind: uint8(e.Kind), Mode: e.Mode, UID: e.UID, GID: e.GID,
-		Sec: e.MTime.Unix(), Nsec: int64(e.MTime.Nanosecond()), Size: e.Size, Target: []byte(e.Target),
-		Device: e.Device, Group: e.Group, Sparse: e.Sparse, Files: e.Files, Bytes: e.Bytes,
-		Inode: e.Inode, Same: same,
+	e := &i.Entry
+	b := make([]byte, frameHeader, frameHeader+96+len(i.Path)+len(e.Target))
+	var flags byte
+	if same {
+		flags |= itemSame
 	}
+	if e.Sparse {
+		flags |= itemSparse
+	}
+	if path.Base(i.Path) != e.Name {
+		flags |= itemNamed
+	}
+	if i.From != 0 || i.ID != "" {
+		flags |= itemBegun
+	}
+	b = append(b, flags, byte(e.Kind))
+	for _, n := range []uint64{uint64(e.Mode), uint64(e.UID), uint64(e.GID), uint64(e.MTime.Nanosecond()), e.Device, e.Group, e.Inode} {
+		b = binary.AppendUvarint(b, n)
+	}
+	for _, n := range []int64{e.MTime.Unix(), e.Size, e.Files, e.Bytes} {
+		b = binary.AppendVarint(b, n)
+	}
+	b = appendText(b, i.Path)
+	if flags&itemNamed != 0 {
+		b = appendText(b, e.Name)
+	}
+	b = appendText(b, e.Target)
+	b = binary.AppendUvarint(b, uint64(len(e.Xattrs)))
 	for _, x := range e.Xattrs {
-		w.Xattrs = append(w.Xattrs, wireXattr{x.Name, x.Value})
+		b = appendText(appendText(b, x.Name), x.Value)
 	}
-	return jsonFrame(frameItem, w)
+	if flags&itemBegun != 0 {
+		b = appendText(binary.AppendVarint(b, i.From), i.ID)
+	}
+	if len(b) > frameHeader+maxFrame {
+		return nil, fmt.Errorf("an item of %d bytes, at most %d are allowed", len(b), maxFrame)
+	}
+	putHeader(b, frameItem, len(b)-frameHeader)
+	return b, nil
 }
 
-func (w *wireItem) item() (node.Item, error) {
-	if w.Kind == 0 || w.Nsec < 0 || w.Nsec > 999_999_999 || w.Size < 0 || w.Files < 0 || w.Bytes < 0 {
-		return node.Item{}, errFrame
+func appendText[T string | []byte](b []byte, s T) []byte {
+	b = binary.AppendUvarint(b, uint64(len(s)))
+	return append(b, s...)
+}
+
+// itemFields takes an item apart; what is taken after a failure is zero.
+type itemFields struct {
+	b   []byte
+	bad bool
+}
+
+func (f *itemFields) uint(most uint64) uint64 {
+	v, n := binary.Uvarint(f.b)
+	if n <= 0 || v > most {
+		f.bad = true
+		return 0
 	}
-	i := node.Item{Path: string(w.Path), Entry: volume.Entry{
-		Kind: volume.EntryKind(w.Kind), Name: string(w.Name), Mode: w.Mode, UID: w.UID, GID: w.GID,
-		MTime: time.Unix(w.Sec, w.Nsec), Size: w.Size, Target: string(w.Target),
-		Device: w.Device, Group: w.Group, Sparse: w.Sparse, Files: w.Files, Bytes: w.Bytes, Inode: w.Inode,
-	}}
-	for _, x := range w.Xattrs {
-		i.Entry.Xattrs = append(i.Entry.Xattrs, volume.Xattr{Name: x.Name, Value: x.Value})
+	f.b = f.b[n:]
+	return v
+}
+
+func (f *itemFields) int() int64 {
+	v, n := binary.Varint(f.b)
+	if n <= 0 {
+		f.bad = true
+		return 0
 	}
-	return i, nil
+	f.b = f.b[n:]
+	return v
+}
+
+func (f *itemFields) byte() byte {
+	if len(f.b) == 0 {
+		f.bad = true
+		return 0
+	}
+	c := f.b[0]
+	f.b = f.b[1:]
+	return c
+}
+
+func (f *itemFields) text() []byte {
+	n := f.uint(uint64(len(f.b)))
+	if f.bad || n > uint64(len(f.b)) {
+		f.bad = true
+		return nil
+	}
+	t := f.b[:n:n]
+	f.b = f.b[n:]
+	return t
+}
+
+// decodeItem reads what itemFrame wrote behind the header.
+func decodeItem(b []byte) (i node.Item, same bool, err error) {
+	f := itemFields{b: b}
+	flags := f.byte()
+	e := &i.Entry
+	e.Kind = volume.EntryKind(f.byte())
+	e.Mode, e.UID, e.GID = uint32(f.uint(math.MaxUint32)), uint32(f.uint(math.MaxUint32)), uint32(f.uint(math.MaxUint32))
+	nsec := f.uint(999_999_999)
+	e.Device, e.Group, e.Inode = f.uint(math.MaxUint64), f.uint(math.MaxUint64), f.uint(math.MaxUint64)
+	e.MTime = time.Unix(f.int(), int64(nsec))
+	e.Size, e.Files, e.Bytes = f.int(), f.int(), f.int()
+	i.Path = string(f.text())
+	e.Name = path.Base(i.Path)
+	if flags&itemNamed != 0 {
+		e.Name = string(f.text())
+	}
+	e.Target = string(f.text())
+	for range f.uint(uint64(len(f.b) / 2)) {
+		x := volume.Xattr{Name: bytes.Clone(f.text()), Value: bytes.Clone(f.text())}
+		if f.bad {
+			break
+		}
+		e.Xattrs = append(e.Xattrs, x)
+	}
+	if flags&itemBegun != 0 {
+		i.From, i.ID = f.int(), string(f.text())
+	}
+	e.Sparse = flags&itemSparse != 0
+	if f.bad || len(f.b) > 0 || flags&^itemFlags != 0 || e.Kind == 0 || e.Size < 0 || e.Files < 0 || e.Bytes < 0 || i.From < 0 || i.From > e.Size {
+		return node.Item{}, false, errFrame
+	}
+	return i, flags&itemSame != 0, nil
 }
 
 // jsonFrame gives v as a frame.
@@ -196,7 +277,7 @@ func (t *treeReader) fill(p []byte) (int, error) {
 func (t *treeReader) fillData(p []byte) (int, error) {
 	n, err := t.file.Read(p[frameHeader:min(len(p), frameHeader+maxFrame)])
 	done := 0
-	var end fileEnd
+	leftOut := ""
 	switch {
 	case err == nil:
 	case err == io.EOF:
@@ -204,7 +285,7 @@ func (t *treeReader) fillData(p []byte) (int, error) {
 	case errors.Is(err, node.ErrLeftOut):
 		t.file = nil
 		m := err.Error()
-		end.LeftOut = m[:min(len(m), maxMessage)]
+		leftOut = m[:min(len(m), maxMessage)]
 	default:
 		return 0, err
 	}
@@ -213,11 +294,9 @@ func (t *treeReader) fillData(p []byte) (int, error) {
 		done = frameHeader + n
 	}
 	if t.file == nil {
-		frame, err := jsonFrame(frameFileEnd, end)
-		if err != nil {
-			return done, err
-		}
-		done += t.give(p[done:], frame)
+		frame := make([]byte, frameHeader, frameHeader+len(leftOut))
+		putHeader(frame, frameFileEnd, len(leftOut))
+		done += t.give(p[done:], append(frame, leftOut...))
 	}
 	return done, nil
 }
@@ -275,19 +354,19 @@ func (r *itemReader) next() (node.Item, error) {
 	if kind != frameItem {
 		return node.Item{}, r.fail(errFrame)
 	}
-	var w wireItem
-	if err := r.payload(n, &w); err != nil {
+	b, err := r.take(n)
+	if err != nil {
 		return node.Item{}, err
 	}
-	item, err := w.item()
-	if err == nil && w.Same && !r.put {
+	item, same, err := decodeItem(b)
+	if err == nil && same && !r.put {
 		err = errFrame
 	}
 	if err != nil {
 		return node.Item{}, r.fail(err)
 	}
 	if item.Entry.Kind == volume.FileEntry && !r.bare {
-		r.inFile = !w.Same
+		r.inFile = !same
 		r.files++
 	}
 	return item, nil
@@ -309,13 +388,13 @@ func (r *itemReader) read(p []byte) (int, error) {
 		}
 		switch {
 		case kind == frameFileEnd:
-			var end fileEnd
-			if err := r.payload(n, &end); err != nil {
+			why, err := r.take(n)
+			if err != nil {
 				return 0, err
 			}
 			r.inFile = false
-			if end.LeftOut != "" {
-				return 0, &leftOutError{end.LeftOut}
+			if len(why) > 0 {
+				return 0, &leftOutError{string(why)}
 			}
 			return 0, io.EOF
 		case kind != frameData || n == 0:
@@ -370,19 +449,25 @@ func (r *itemReader) header() (kind byte, n int, err error) {
 	return 0, 0, r.err
 }
 
-// payload reads n bytes of JSON into v.
-func (r *itemReader) payload(n int, v any) error {
+// take reads n bytes, good until the next call.
+func (r *itemReader) take(n int) ([]byte, error) {
 	if cap(r.buf) < n {
 		r.buf = make([]byte, n)
 	}
 	b := r.buf[:n]
 	if _, err := io.ReadFull(r.r, b); err != nil {
-		return r.fail(err)
+		return nil, r.fail(err)
 	}
-	if err := json.Unmarshal(b, v); err != nil {
-		return r.fail(errFrame)
+	return b, nil
+}
+
+// payload reads n bytes of JSON into v.
+func (r *itemReader) payload(n int, v any) error {
+	b, err := r.take(n)
+	if err == nil && json.Unmarshal(b, v) != nil {
+		err = r.fail(errFrame)
 	}
-	return nil
+	return err
 }
 
 // fail ends the stream with err. That of a stream which just stops is not io.EOF.
@@ -483,11 +568,9 @@ func (t *itemWriter) endFile() error {
 		return nil
 	}
 	t.inFile = false
-	frame, err := jsonFrame(frameFileEnd, fileEnd{})
-	if err != nil {
-		return err
-	}
-	_, err = t.w.Write(frame)
+	var frame [frameHeader]byte
+	putHeader(frame[:], frameFileEnd, 0)
+	_, err := t.w.Write(frame[:])
 	return err
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -212,8 +213,22 @@ func TestTreesGoThroughTheSocket(t *testing.T) {
 			return node.PutResult{Link: "p2pfs:t", Bytes: q.Size}, err
 		},
 		getTree: func(_ context.Context, q node.GetRequest, sink node.TreeSink) error {
-			if q.Source != "p2pfs:t/\xff" {
-				return fmt.Errorf("source %q", q.Source)
+			if q.Source == "p2pfs:rest" {
+				if q.After != "a/\xff&?" || q.Offset != 7 {
+					return fmt.Errorf("after %q and %d", q.After, q.Offset)
+				}
+				rest := slices.Clone(stored)
+				rest[0].Item.ID = "0a0b"
+				for i := range rest {
+					if e := &rest[i]; e.Item.Entry.Kind == volume.FileEntry {
+						e.Item.From = e.Item.Entry.Size / 2
+						e.Content = e.Content[e.Item.From:]
+					}
+				}
+				return sendAll(sink, rest)
+			}
+			if q.Source != "p2pfs:t/\xff" || q.After != "" || q.Offset != 0 {
+				return fmt.Errorf("source %q, after %q and %d", q.Source, q.After, q.Offset)
 			}
 			return sendAll(sink, stored)
 		},
@@ -255,6 +270,18 @@ func TestTreesGoThroughTheSocket(t *testing.T) {
 		}
 		if last.Done != bytes {
 			t.Fatalf("got progress up to %d, want %d", last.Done, bytes)
+		}
+		var rest testSink
+		if err := c.GetTree(t.Context(), node.GetRequest{Source: "p2pfs:rest", After: "a/\xff&?", Offset: 7}, &rest, func(p node.Progress) { last = p }); err != nil {
+			t.Fatal(err)
+		}
+		for i, e := range rest.entries() {
+			if size := e.Item.Entry.Size; e.Item.Entry.Kind == volume.FileEntry && (e.Item.From != size/2 || e.Content != want[i].Content[size/2:]) {
+				t.Fatalf("the second half of a file of %d bytes: got %d from %d", size, len(e.Content), e.Item.From)
+			}
+		}
+		if rest.all[0].Item.ID != "0a0b" || last.Done != bytes {
+			t.Fatalf("got ID %q and progress up to %d, want 0a0b and %d", rest.all[0].Item.ID, last.Done, bytes)
 		}
 		var items []entryIn
 		keep := func(i node.Item) error { items = append(items, entryIn{Item: i}); return nil }
@@ -411,7 +438,7 @@ func TestBrokenTreeIsNeverWhole(t *testing.T) {
 		putHeader(h, kind, len(payload))
 		return string(h) + payload
 	}
-	file := string(item) + frame(frameData, "x") + frame(frameFileEnd, "{}")
+	file := string(item) + frame(frameData, "x") + frame(frameFileEnd, "")
 	end := frame(frameEnd, `{"code":0}`)
 	for name, body := range map[string]string{
 		"no end":                 file,
@@ -419,11 +446,14 @@ func TestBrokenTreeIsNeverWhole(t *testing.T) {
 		"end in a file":          string(item) + frame(frameData, "x") + end,
 		"item in a file":         string(item) + file + end,
 		"data without a file":    frame(frameData, "x") + end,
-		"empty data":             string(item) + frame(frameData, "") + frame(frameFileEnd, "{}") + end,
-		"file ends twice":        file + frame(frameFileEnd, "{}") + end,
+		"empty data":             string(item) + frame(frameData, "") + frame(frameFileEnd, "") + end,
+		"file ends twice":        file + frame(frameFileEnd, "") + end,
 		"unknown frame":          frame('?', "") + end,
-		"item without a kind":    frame(frameItem, "{}") + end,
-		"item that is no JSON":   frame(frameItem, "{") + end,
+		"item without a kind":    frame(frameItem, string(item[frameHeader:frameHeader+1])+"\x00"+string(item[frameHeader+2:])) + end,
+		"item that is cut":       frame(frameItem, string(item[frameHeader:len(item)-1])) + end,
+		"item with a rest":       frame(frameItem, string(item[frameHeader:])+"x") + end,
+		"item with other flags":  frame(frameItem, "\x80"+string(item[frameHeader+1:])) + end,
+		"item of nothing":        frame(frameItem, "") + end,
 		"more than is allowed":   "i\xff\xff\xff\xff" + strings.Repeat("x", 100),
 		"outcome that is no one": frame(frameEnd, "x"),
 	} {
@@ -573,7 +603,7 @@ func FuzzItemReader(f *testing.F) {
 		}
 		var again bytes.Buffer
 		if _, err := io.Copy(&again, &treeReader{ctx: t.Context(), src: &testSource{all: got, step: 1 << 20}}); err != nil {
-			return // JSON of the same item may be longer than it was
+			return // varints of the same item may be longer than they were
 		}
 		back, err := readAll(t.Context(), &wireSource{items: newItemReader(&again)}, false)
 		if err != nil {

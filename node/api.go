@@ -78,6 +78,10 @@ type PutRequest struct {
 	// source gives without a reader. Both are for trees, and may be "".
 	Source string
 	Parent string
+
+	// Target is NAME:DIR, the directory in a volume that it goes into; "" is
+	// mine:put/DATE.
+	Target string
 }
 
 // PutResult says what a put stored.
@@ -94,6 +98,8 @@ type PutResult struct {
 	Partial  bool    `json:"partial,omitempty"` // some pack has fewer shards than asked: outcome Partial
 	Files    int64   `json:"files,omitempty"`   // of a tree: entries that are no directories
 	NewBytes int64   `json:"new_bytes"`         // of its packs that were not there before, without redundancy
+	Place    string  `json:"place,omitempty"`   // NAME:PATH, where it is in a volume; "": nowhere
+	Head     uint64  `json:"head,omitempty"`    // number of the head with which it came there
 }
 
 // RemoveResult says what was removed.
@@ -118,6 +124,7 @@ type FileInfo struct {
 	Mode    uint32    `json:"mode"`
 	ModTime time.Time `json:"mtime"`
 	Size    int64     `json:"size"`
+	ID      string    `json:"id,omitempty"` // of the content, with mode, time and the like, but not the name: the same is the same; hex
 }
 
 // GetRequest asks for the bytes [Offset, Offset+Length) of a source.
@@ -125,6 +132,11 @@ type GetRequest struct {
 	Source string
 	Offset int64 // bytes
 	Length int64 // bytes, -1: to the end
+
+	// After is for trees: the path of the last entry whose content is not wanted,
+	// nor that of those before it. Offset is in the next file then, which is the
+	// first for "".
+	After string
 }
 
 // Stat describes a source and how safe it is now.

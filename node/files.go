@@ -1,11 +1,13 @@
 package node
 
 import (
+	"cmp"
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
-	"strings"
+	"slices"
 	"sync"
 	"time"
 
@@ -18,78 +20,115 @@ import (
 	"github.com/p2pfs/p2pfs/wire"
 )
 
-// packsAhead is how many packs a get fetches ahead of the one it writes out.
-const packsAhead = 2
+// rangesAhead is how many ranges, of half a pack, a get fetches ahead of the one
+// that it writes out. With what the command line has not synced yet that is less
+// than 64 MiB: no more is fetched twice when a get is interrupted.
+const rangesAhead = 2
 
 // Put stores what r gives and returns its link once as many shards are
 // durable on distinct peers as PutResult says. Where the result is Partial
 // some are missing. Errors have the codes NoPeers, Usage, Failed.
+//
+// What was stored when ctx ends stays for a day: the same put again goes on with
+// it, from whichever peer of the same home.
 func (n *Node) Put(ctx context.Context, q PutRequest, r io.Reader, progress func(Progress)) (PutResult, error) {
 	info := volume.Info{Name: q.Name, Mode: q.Mode, MTime: q.ModTime, Size: q.Size}
-	return n.putRoot(ctx, q, progress, func(p *putter, keys *volume.Keys, o volume.Options) (volume.Link, volume.Entry, []pack.ID, error) {
-		root, entry, _, err := volume.WriteFile(ctx, p, keys, info, r, o)
-		return volume.FileLink(n.engine.network, root), entry, nil, err
+	return n.putRoot(ctx, q, progress, func(p *putter, keys *volume.Keys, o volume.Options) (root root, err error) {
+		var ref pack.Ref
+		o.Kept = func(id pack.ID) { root.kept = append(root.kept, id) }
+		ref, root.entry, root.packs, err = volume.WriteFile(ctx, p, keys, info, r, o)
+		root.kept = slices.DeleteFunc(root.kept, func(id pack.ID) bool { return slices.Contains(root.packs, id) })
+		root.link = volume.FileLink(n.engine.network, ref)
+		return root, err
 	})
 }
 
-// rootWriter writes a root: it gives its link and entry, and the packs that it
+// root is what was put: packs are those that were stored, kept those that it
 // needs and that were there before.
-type rootWriter func(p *putter, keys *volume.Keys, o volume.Options) (link volume.Link, e volume.Entry, kept []pack.ID, err error)
+type root struct {
+	link        volume.Link
+	entry       volume.Entry
+	packs, kept []pack.ID
+	found       map[pack.ID]bool // those of kept that the index gave
+}
 
 // putRoot stores what write writes, and tells in the end how well.
-func (n *Node) putRoot(ctx context.Context, q PutRequest, progress func(Progress), write rootWriter) (PutResult, error) {
+func (n *Node) putRoot(ctx context.Context, q PutRequest, progress func(Progress), write func(*putter, *volume.Keys, volume.Options) (root, error)) (PutResult, error) {
 	begun := n.engine.clock.Now()
 	if q.Redundancy != nil {
 		if err := pack.CheckScheme(*q.Redundancy); err != nil {
 			return PutResult{}, fail(Usage, "", "redundancy %s: %w", q.Redundancy, err)
 		}
 	}
+	into, err := n.targetOf(q)
+	if err != nil {
+		return PutResult{}, err
+	}
 	var expires uint64
 	if q.Expires > 0 {
 		expires = uint64(n.engine.clock.Now().Add(q.Expires).UnixMilli())
 	}
-	keys := n.seed.Keys()
+	keys := into.vol.keys
 	p := n.engine.newPutter(ctx, keys.Owner, q.Redundancy, expires)
 	defer p.end()
 
-	options := volume.Options{PackBytes: packBytes(q.Redundancy)}
+	options := volume.Options{PackBytes: cmp.Or(n.packLen, packBytes(q.Redundancy))}
+	index := n.newIndex(into.vol, q)
+	if index != nil {
+		options.Index = index
+	}
 	if progress != nil {
 		options.Progress = func(done int64) { progress(Progress{Done: done, Total: q.Size}) }
 	}
-	link, entry, kept, err := write(p, &keys, options)
+	r, err := write(p, keys, options)
 	if err == nil {
 		err = p.Wait(ctx)
+	}
+	var st staged
+	if err == nil && expires == 0 && (into.named || !n.loose) {
+		if index != nil {
+			r.found = index.found
+		}
+		st, err = n.stage(ctx, p, into, r)
+		defer st.end()
 	}
 	if err == nil {
 		err = p.confirm(ctx)
 	}
 	if err != nil {
-		if ctx.Err() == nil {
-			p.mu.Lock()
-			if p.failed != nil { // what stopped the rest
-				err = p.failed
-			}
-			p.mu.Unlock()
-		}
-		p.cancel(err)
-		p.wg.Wait()
-		p.giveUp()
-		return PutResult{}, err
+		return PutResult{}, p.fail(ctx, err)
 	}
 	// A crash before this loses the row in the catalog, nothing else: what was
 	// put can be read by nobody, for nobody has its link yet.
-	before, owned := n.ownedPacks(kept)
-	if owned == nil {
-		owned = n.own(link, entry, q.Source, p.packs, before)
+	ofRoot, ofVolume := p.packs, []*placed(nil)
+	if into.named {
+		ofRoot, ofVolume = nil, p.packs
+	} else if st.commit != nil {
+		ofVolume = slices.DeleteFunc(slices.Clone(p.packs), func(x *placed) bool { return !slices.Contains(st.commit.written.Packs, x.id) })
+		ofRoot = slices.DeleteFunc(slices.Clone(p.packs), func(x *placed) bool { return slices.Contains(st.commit.written.Packs, x.id) })
+	}
+	before, owned := n.ownedPacks(r.kept)
+	if owned == nil && !into.named {
+		owned = n.own(r.link, r.entry, q.Source, ofRoot, before)
+	}
+	if owned == nil && st.commit != nil {
+		owned = st.commit.own(ofVolume, nil)
+	}
+	head, err := st.publish(ctx, into)
+	if err != nil {
+		return PutResult{}, err
 	}
 	worst := p.worst()
 	res := PutResult{
-		Link: link.String(), Bytes: entry.Size, Packs: len(p.packs) + len(kept),
+		Link: r.link.String(), Bytes: r.entry.Size, Packs: len(r.packs) + len(r.kept),
 		K: worst.k, N: worst.k + worst.m, Stored: len(worst.holders), Survives: len(worst.holders) - worst.k,
 		Seconds: n.engine.clock.Now().Sub(begun).Seconds(),
 	}
-	if entry.Kind == volume.DirEntry {
-		res.Bytes, res.Files = entry.Bytes, entry.Files
+	if r.entry.Kind == volume.DirEntry {
+		res.Bytes, res.Files = r.entry.Bytes, r.entry.Files
+	}
+	if head != nil {
+		res.Place, res.Head = st.place, head.Number
 	}
 	// Of packs that were there before what they were stored with is told: how
 	// they are now is for Stat.
@@ -100,7 +139,7 @@ func (n *Node) putRoot(ctx context.Context, q PutRequest, progress func(Progress
 	}
 	for _, pk := range p.packs {
 		res.NewBytes += int64(pk.owned.Len)
-		if pk.missing() > 0 {
+		if pk.partial() {
 			res.Partial = true
 		}
 	}
@@ -115,6 +154,10 @@ func (n *Node) putRoot(ctx context.Context, q PutRequest, progress func(Progress
 		res.Warning = fmt.Sprintf("%d known peers did not answer: with them the file would survive more losses", worst.silent)
 	case worst.scheme.K == 1 && q.Redundancy == nil:
 		res.Warning = fmt.Sprintf("few peers: whole copies on %d nodes, any 1 of %d restores the file", res.N, res.N)
+	}
+	if st.failed != nil {
+		n.engine.log.Warn("put not written into the volume", "volume", into.vol.name, "err", st.failed)
+		res.Warning = cmp.Or(res.Warning, fmt.Sprintf("stored, but not written into %s: keep the link: %v", into.vol.name, st.failed))
 	}
 	if owned != nil {
 		n.engine.log.Error("put not written down", "err", owned)
@@ -143,7 +186,11 @@ func (n *Node) Get(ctx context.Context, q GetRequest, begin func(FileInfo) (io.W
 	default:
 		return fail(Usage, "", "it is neither a file nor a directory")
 	}
-	w, err := begin(FileInfo{Name: entry.Name, Mode: entry.Mode, ModTime: entry.MTime, Size: entry.Size})
+	id, err := identity(f)
+	if err != nil {
+		return err
+	}
+	w, err := begin(FileInfo{Name: entry.Name, Mode: entry.Mode, ModTime: entry.MTime, Size: entry.Size, ID: id})
 	if err != nil {
 		return err
 	}
@@ -154,8 +201,17 @@ func (n *Node) Get(ctx context.Context, q GetRequest, begin func(FileInfo) (io.W
 	if progress != nil {
 		w = &counted{w: w, progress: progress, total: length}
 	}
-	_, err = f.WriteTo(ctx, w, q.Offset, length, packsAhead)
+	_, err = f.WriteTo(ctx, w, q.Offset, length, rangesAhead)
 	return err
+}
+
+// identity names what f is, whatever it is called, in hex.
+func identity(f *volume.File) (string, error) {
+	h, err := f.Identity("content")
+	if err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(h[:]), nil
 }
 
 // counted reports what passes.
@@ -172,54 +228,46 @@ func (c *counted) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// link parses a source that must be a link alone, and checks that it is of
-// this network.
+// link parses a source that must be a link to a file, a tree or an inventory,
+// alone.
 func (n *Node) link(text string) (volume.Link, error) {
-	l, path, err := n.source(text)
-	if err == nil && path != "" {
-		return l, fail(Usage, "give the link to the tree itself", "it is a path in a tree")
-	}
-	return l, err
-}
-
-// source parses a source: a link, and the path after it.
-func (n *Node) source(text string) (l volume.Link, path string, err error) {
-	text, path, _ = volume.CutPath(text)
-	path = strings.Trim(path, "/")
-	l, err = volume.ParseLink(text)
+	s, err := n.seek(text)
 	switch {
 	case err != nil:
-		return l, "", &Error{Code: Usage, Hint: "a link begins with p2pfs: and is one word; copy it whole", Err: err}
-	case l.In(n.engine.network) != nil:
-		return l, "", fail(Refused, "use --home of a node in that network, or ask for an invite to it",
-			"the link belongs to another network (%x, this is %s)", l.Network[:4], n.engine.network.Short())
-	case path != "" && l.Kind != volume.KindTree:
-		return l, "", fail(Usage, "only a link to a tree has paths", "a path after a link to %s", l.Kind)
+		return s.link, err
+	case s.vol != nil:
+		return s.link, fail(Usage, "give the link that 'p2pfs put' or 'p2pfs link' printed", "it is in a volume")
+	case s.path != "":
+		return s.link, fail(Usage, "give the link to the tree itself", "it is a path in a tree")
 	}
-	return l, path, nil
+	return s.link, nil
 }
 
 // open finds what a source names: at, in the file or tree of root.
 func (n *Node) open(ctx context.Context, text string) (root, at *volume.File, err error) {
-	l, path, err := n.source(text)
+	s, err := n.seek(text)
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := l.Usable(); err != nil {
+	if s.vol != nil {
+		root, at, _, err = n.at(ctx, s)
+		return root, at, err
+	}
+	if err := s.link.Usable(); err != nil {
 		return nil, nil, &Error{Code: Refused, Err: err}
 	}
-	root, err = volume.OpenRoot(ctx, source{n.engine}, l)
+	root, err = volume.OpenRoot(ctx, source{n.engine}, s.link)
 	if err != nil {
 		return nil, nil, err
 	}
-	if k, _ := n.engine.packs.get(l.Root.Pack); k != nil {
+	if k, _ := n.engine.packs.get(s.link.Root.Pack); k != nil {
 		if entry := root.Entry(); entry.Refs() > 1 || entry.Kind == volume.DirEntry {
 			if ids, err := root.Packs(ctx); err == nil {
 				n.engine.askAll(ctx, k, ids)
 			}
 		}
 	}
-	at, err = root.Lookup(ctx, path)
+	at, err = root.Lookup(ctx, s.path)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -227,8 +275,27 @@ func (n *Node) open(ctx context.Context, text string) (root, at *volume.File, er
 }
 
 // Link gives the link to what a source names, or with verify the link that
-// gives the right to check and repair it and shows nothing of it.
+// gives the right to check and repair it and shows nothing of it. Of a place in
+// a volume it is a link to what is there now, which stays whole from then on,
+// whatever becomes of the place.
 func (n *Node) Link(ctx context.Context, text string, verify bool) (string, error) {
+	s, err := n.seek(text)
+	if err != nil {
+		return "", err
+	}
+	if s.vol != nil {
+		if err := cmp.Or(s.vol.mayRead(), s.vol.mayWrite()); err != nil {
+			return "", err
+		}
+		l, inventory, err := n.pin(ctx, s)
+		if err != nil {
+			return "", err
+		}
+		if verify {
+			l = volume.VerifyLink(n.engine.network, inventory)
+		}
+		return l.String(), nil
+	}
 	l, err := n.link(text)
 	if err != nil {
 		return "", err
@@ -250,30 +317,16 @@ func (n *Node) Link(ctx context.Context, text string, verify bool) (string, erro
 // Stat tells what a source is and how safe it is now: all who may hold a shard
 // of it are asked for a sample. What is in a tree is as safe as the tree.
 func (n *Node) Stat(ctx context.Context, text string) (Stat, error) {
-	l, _, err := n.source(text)
+	src, err := n.sourcePacks(ctx, text)
 	if err != nil {
 		return Stat{}, err
 	}
-	var st Stat
-	var ids []pack.ID
-	switch l.Kind {
-	case volume.KindVerify:
-		st.Kind = "verify"
-		if ids, err = volume.ReadInventory(ctx, source{n.engine}, l.Root); err != nil {
-			return Stat{}, err
-		}
-	default:
-		root, at, err := n.open(ctx, text)
-		if err != nil {
-			return Stat{}, err
-		}
-		e := at.Entry()
+	st, ids := Stat{Kind: src.kind}, src.ids
+	if src.at != nil {
+		e := src.at.Entry()
 		st = Stat{Kind: KindName(e.Kind), Name: e.Name, Mode: e.Mode, ModTime: e.MTime, Bytes: e.Size}
 		if e.Kind == volume.DirEntry {
 			st.Kind, st.Bytes, st.Files = "tree", e.Bytes, e.Files
-		}
-		if ids, err = root.Packs(ctx); err != nil {
-			return Stat{}, err
 		}
 	}
 	st.Packs = len(ids)
@@ -287,7 +340,7 @@ func (n *Node) Stat(ctx context.Context, text string) (Stat, error) {
 		mu.Lock()
 		defer mu.Unlock()
 		if k != nil {
-			if st.Kind == "verify" {
+			if src.at == nil {
 				st.Bytes += int64(k.geometry.Len)
 			}
 			if x := k.manifest.State.Expires; x > 0 && (st.Expires.IsZero() || time.UnixMilli(int64(x)).Before(st.Expires)) {

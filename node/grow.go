@@ -58,7 +58,8 @@ const (
 type grower struct {
 	*engine
 
-	owner  ed25519.PrivateKey
+	key    func(pack.Owner) ed25519.PrivateKey // nil: this home has none of that owner
+	tidy   func(context.Context) error         // drops what is dying in volumes
 	settle time.Duration
 
 	queue []store.OwnedPack      // to be moved, the lowest redundancy first
@@ -72,16 +73,22 @@ type retryAfter struct {
 	tries int
 }
 
-func newGrower(e *engine, owner ed25519.PrivateKey, settle time.Duration) *grower {
+func newGrower(e *engine, key func(pack.Owner) ed25519.PrivateKey, settle time.Duration) *grower {
 	if settle == 0 {
 		settle = defaultSettle
 	}
-	return &grower{engine: e, owner: owner, settle: settle, retry: make(map[pack.ID]retryAfter), ripe: e.clock.Now().Add(settle)}
+	return &grower{engine: e, key: key, settle: settle, retry: make(map[pack.ID]retryAfter), ripe: e.clock.Now().Add(settle)}
 }
 
 // grow moves packs until ctx ends.
 func (n *Node) grow(ctx context.Context) error {
-	g := newGrower(n.engine, n.seed.Keys().Owner, n.config.Settle)
+	g := newGrower(n.engine, func(owner pack.Owner) ed25519.PrivateKey {
+		if keys := n.ownerKey(owner); keys != nil {
+			return keys.Owner
+		}
+		return nil
+	}, n.config.Settle)
+	g.tidy = n.tidy
 	return g.run(ctx, func() (steady, seen int) {
 		look := g.settle / looksPerSettle
 		return n.engine.peers.count(n.engine.clock.Now(), g.settle, 2*look)
@@ -96,6 +103,11 @@ func (g *grower) run(ctx context.Context, peers func() (steady, seen int)) error
 		g.meet(ctx)
 		if err := g.forgetExpired(ctx); err != nil && ctx.Err() == nil {
 			g.log.Warn("expired puts are not forgotten", "err", err)
+		}
+		if g.tidy != nil {
+			if err := g.tidy(ctx); err != nil && ctx.Err() == nil {
+				g.log.Warn("volumes are not tidied", "err", err)
+			}
 		}
 		for failed := 0; ctx.Err() == nil && failed < growFailures; {
 			steady, seen := peers()
@@ -289,7 +301,11 @@ func (g *grower) move(ctx context.Context, id pack.ID, to erasure.Scheme) error 
 	if g.buried(ctx, id, near) > st.Number {
 		return errLeft // and one of its holders does not know yet
 	}
-	p := g.newPutter(ctx, g.owner, &to, st.Expires)
+	key := g.key(st.Owner)
+	if key == nil {
+		return fmt.Errorf("no key of the owner: %w", errLeft)
+	}
+	p := g.newPutter(ctx, key, &to, st.Expires)
 	p.given, p.last = false, true
 	defer p.end()
 	done, err := p.recode(ctx, id, old, owned)
@@ -313,13 +329,13 @@ func (g *grower) move(ctx context.Context, id pack.ID, to erasure.Scheme) error 
 // is there.
 func (p *putter) recode(ctx context.Context, id pack.ID, old *known, owned store.OwnedPack) (*placed, error) {
 	// Are there enough? Only then it is fetched.
-	_, peers, _, err := p.choose(ctx, id, owned.Len, false, p.scheme.N())
+	to, err := p.choose(ctx, id, owned.Len, false, p.scheme.N())
 	if err != nil {
 		return nil, err
 	}
 	n := erasure.NewGeometry(owned.Len, *p.scheme).N()
-	if len(peers) < n {
-		return nil, fmt.Errorf("%d of %d peers accept a shard: %w", len(peers), n, errFewer)
+	if len(to.peers) < n {
+		return nil, fmt.Errorf("%d of %d peers accept a shard: %w", len(to.peers), n, errFewer)
 	}
 	data, err := source{p.e}.Open(ctx, id, 0, old.geometry.Len)
 	if err != nil {

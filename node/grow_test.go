@@ -3,6 +3,7 @@ package node
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"slices"
@@ -15,6 +16,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/p2pfs/p2pfs/erasure"
+	"github.com/p2pfs/p2pfs/pack"
 	"github.com/p2pfs/p2pfs/store"
 	"github.com/p2pfs/p2pfs/wire"
 )
@@ -63,7 +65,7 @@ func newGrownNet(t *testing.T, seed uint64, before, after int, redundancy *erasu
 	for _, n := range m.holders()[after:] {
 		n.down.Store(true)
 	}
-	g.grow = newGrower(g.owner.engine, n.seed.Keys().Owner, 0)
+	g.grow = newGrower(g.owner.engine, func(owner pack.Owner) ed25519.PrivateKey { return n.seed.Keys().Owner }, 0)
 	return g
 }
 
@@ -169,7 +171,7 @@ func moveDying(t *testing.T, before, after, last int) (done bool) {
 	// It comes back.
 	d.last = 0
 	g.owner.peers, g.owner.packs = newPeerTable(), newPackTable()
-	g.grow = newGrower(g.owner.engine, g.grow.owner, 0)
+	g.grow = newGrower(g.owner.engine, g.grow.key, 0)
 	if err := g.all(t, after); err != nil {
 		t.Errorf("the next attempt: %v", err)
 	}
@@ -262,8 +264,7 @@ func TestADeletedPackIsNotRevivedByAMove(t *testing.T) {
 	g := newGrownNet(t, 224, 3, 5, nil)
 	away := g.holders()[0]
 	away.down.Store(true)
-	other := g.client().node()
-	other.seed = g.owner.node().seed
+	other := g.client().alsoOf(g.owner.node())
 	if res, err := other.Remove(t.Context(), g.put.Link); err != nil || res.Partial {
 		t.Fatalf("remove: %+v, %v", res, err)
 	}
@@ -404,7 +405,7 @@ func TestPeersAreCountedByHowLongTheyHaveBeenThere(t *testing.T) {
 func TestGrowthWaitsUntilPeersHaveSettled(t *testing.T) {
 	g := newGrownNet(t, 227, 3, 5, nil)
 	synctest.Test(t, func(t *testing.T) {
-		grow := newGrower(g.owner.engine, g.grow.owner, 24*time.Hour)
+		grow := newGrower(g.owner.engine, g.grow.key, 24*time.Hour)
 		// No streams in here: what is asked is seen, and fails.
 		d := &mortal{dialer: g.owner.dial, last: 1}
 		g.owner.dial = d

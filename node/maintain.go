@@ -3,6 +3,7 @@ package node
 import (
 	"cmp"
 	"context"
+	"maps"
 	"slices"
 	"sync"
 
@@ -17,27 +18,56 @@ import (
 // packsAtOnce is how many packs of a source are looked at side by side.
 const packsAtOnce = 4
 
-// sourcePacks gives the packs that a source consists of, for a path in a
-// tree those of the tree; a verify link is enough.
-func (n *Node) sourcePacks(ctx context.Context, text string) (kind string, ids []pack.ID, err error) {
-	l, _, err := n.source(text)
+// packsOfSource are the packs that a source consists of.
+type packsOfSource struct {
+	kind string       // "file", "tree", "verify", "volume", or as KindName has it
+	ids  []pack.ID    // for a path in a tree those of the tree
+	at   *volume.File // what it names, where that can be read
+}
+
+// sourcePacks gives the packs that a source consists of; a verify link is
+// enough.
+func (n *Node) sourcePacks(ctx context.Context, text string) (p packsOfSource, err error) {
+	s, err := n.seek(text)
+	switch {
+	case err != nil:
+		return p, err
+	case s.vol != nil && s.vol.mayRead() != nil && s.Path == "" && s.Number == 0:
+		p.kind = "volume"
+		p.ids, err = n.packsOfVol(ctx, s.vol)
+		return p, err
+	case s.vol != nil:
+		var root *volume.File
+		var w *view
+		if root, p.at, w, err = n.at(ctx, s); err != nil {
+			return p, err
+		}
+		if p.kind = "volume"; root == p.at && s.Number == 0 {
+			p.ids, err = n.packsOfVol(ctx, s.vol)
+			return p, err
+		}
+		if p.kind = KindName(p.at.Entry().Kind); p.kind == "dir" {
+			p.kind = "tree"
+		}
+		m := volume.NewMark(w.src)
+		err = m.Tree(ctx, p.at)
+		p.ids = slices.SortedFunc(maps.Keys(m.Packs), compareID)
+		return p, err
+	case s.link.Kind == volume.KindVerify:
+		p.kind = "verify"
+		p.ids, err = volume.ReadInventory(ctx, source{n.engine}, s.link.Root)
+		return p, err
+	}
+	root, at, err := n.open(ctx, text)
 	if err != nil {
-		return "", nil, err
+		return p, err
 	}
-	if l.Kind == volume.KindVerify {
-		ids, err = volume.ReadInventory(ctx, source{n.engine}, l.Root)
-		return "verify", ids, err
+	p.at, p.kind = at, "file"
+	if s.link.Kind == volume.KindTree {
+		p.kind = "tree"
 	}
-	f, _, err := n.open(ctx, text)
-	if err != nil {
-		return "", nil, err
-	}
-	kind = "file"
-	if l.Kind == volume.KindTree {
-		kind = "tree"
-	}
-	ids, err = f.Packs(ctx)
-	return kind, ids, err
+	p.ids, err = root.Packs(ctx)
+	return p, err
 }
 
 // Health says how safe a source is: every peer that may hold a shard of it is
@@ -47,14 +77,14 @@ func (n *Node) Health(ctx context.Context, source string) (Health, error) {
 	if source == "" {
 		return n.ownHealth(), nil
 	}
-	kind, ids, err := n.sourcePacks(ctx, source)
+	src, err := n.sourcePacks(ctx, source)
 	if err != nil {
 		return Health{}, err
 	}
-	h := Health{Kind: kind, Levels: []HealthLevel{}, Worst: []PackHealth{}}
+	h := Health{Kind: src.kind, Levels: []HealthLevel{}, Worst: []PackHealth{}}
 	var all []PackHealth
 	var mu sync.Mutex
-	err = n.eachPack(ctx, ids, func(ctx context.Context, id pack.ID) error {
+	err = n.eachPack(ctx, src.ids, func(ctx context.Context, id pack.ID) error {
 		p, k, err := n.inspect(ctx, id)
 		if err != nil {
 			return err
@@ -209,10 +239,11 @@ func (n *Node) eachPack(ctx context.Context, ids []pack.ID, fn func(context.Cont
 // what is missing up to n. No key is needed, nor a shard of it here.
 func (n *Node) Repair(ctx context.Context, source string, progress func(RepairProgress)) (RepairResult, error) {
 	begun := n.engine.clock.Now()
-	_, ids, err := n.sourcePacks(ctx, source)
+	src, err := n.sourcePacks(ctx, source)
 	if err != nil {
 		return RepairResult{}, err
 	}
+	ids := src.ids
 	out := RepairResult{Packs: len(ids)}
 	before := n.moved()
 	var short error

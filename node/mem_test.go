@@ -50,6 +50,22 @@ type memNode struct {
 	down   atomic.Bool
 	hang   atomic.Bool  // accepts streams and says nothing
 	far    atomic.Int64 // how long a stream to it takes to open, in ns
+	sent   atomic.Int64 // bytes that it sent on streams that it opened
+	got    atomic.Int64 // and those that came on them
+
+	mu      sync.Mutex
+	streams map[net.Conn]bool // that it has opened; guarded by mu
+}
+
+// kill ends all streams of a node, none of which it opens from now on: as if its
+// process had been killed.
+func (n *memNode) kill() {
+	n.down.Store(true)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for s := range n.streams {
+		s.Close()
+	}
 }
 
 // logs keeps what was logged.
@@ -136,6 +152,13 @@ func (m *memNet) add(holder bool, capacity int64, zone string) *memNode {
 	return node
 }
 
+// see shows what is sent to who looks.
+func (m *memNet) see(b []byte) {
+	if m.wire != nil {
+		m.wire(b)
+	}
+}
+
 func (m *memNet) client() *memNode { return m.add(false, 0, "") }
 
 func (m *memNet) find(p peer.ID) *memNode {
@@ -152,7 +175,28 @@ func (m *memNet) holders() []*memNode {
 }
 
 // node gives the node a Put and Get of its own, as Open would.
-func (n *memNode) node() *Node { return &Node{engine: n.engine, seed: volume.Seed{byte(n.self[5])}} }
+// node gives a node whose puts go into no volume.
+func (n *memNode) node() *Node {
+	out := n.homeOf(volume.Seed{byte(n.self[5])})
+	out.loose = true
+	return out
+}
+
+// homeOf gives a node whose home has a seed.
+func (n *memNode) homeOf(s volume.Seed) *Node {
+	out := &Node{engine: n.engine, store: n.engine.store, log: n.engine.log, seed: s}
+	if err := out.loadVolumes(); err != nil {
+		panic(err)
+	}
+	return out
+}
+
+// alsoOf gives a node without puts into volumes, of the owner that another is of.
+func (n *memNode) alsoOf(o *Node) *Node {
+	out := n.homeOf(o.seed)
+	out.loose = true
+	return out
+}
 
 type memDialer struct {
 	net  *memNet
@@ -180,7 +224,13 @@ func (d memDialer) Open(ctx context.Context, p peer.ID) (stream, error) {
 		}
 		wire.Serve(context.Background(), b, string(d.from.self), wire.Version, h)
 	}()
-	return memStream{a, d.net.wire}, nil
+	d.from.mu.Lock()
+	defer d.from.mu.Unlock()
+	if d.from.streams == nil {
+		d.from.streams = make(map[net.Conn]bool)
+	}
+	d.from.streams[a] = true
+	return memStream{a, &d}, nil
 }
 
 func (d memDialer) Group(p peer.ID) string { return d.net.find(p).group }
@@ -188,22 +238,34 @@ func (d memDialer) Group(p peer.ID) string { return d.net.find(p).group }
 type memStream struct {
 	net.Conn
 
-	wire func(b []byte)
+	by *memDialer // nil: nobody looks at it
 }
 
 func (s memStream) Write(b []byte) (int, error) {
-	if s.wire != nil {
-		s.wire(b)
+	n, err := s.Conn.Write(b)
+	if s.by != nil {
+		s.by.from.sent.Add(int64(n))
+		s.by.net.see(b)
 	}
-	return s.Conn.Write(b)
+	return n, err
 }
 
 func (s memStream) Read(b []byte) (int, error) {
 	n, err := s.Conn.Read(b)
-	if s.wire != nil {
-		s.wire(b[:n])
+	if s.by != nil {
+		s.by.from.got.Add(int64(n))
+		s.by.net.see(b[:n])
 	}
 	return n, err
+}
+
+func (s memStream) Close() error {
+	if s.by != nil {
+		s.by.from.mu.Lock()
+		delete(s.by.from.streams, s.Conn)
+		s.by.from.mu.Unlock()
+	}
+	return s.Conn.Close()
 }
 
 func (s memStream) Reset() error { return s.Close() }

@@ -92,6 +92,7 @@ type Config struct {
 	Audit          time.Duration // how long one round of samples takes; 0: DefaultAudit
 	Settle         time.Duration // how long peers must have been there, or away, before packs follow; 0: DefaultSettle, negative: they never do
 	RepairRate     int64         // bytes a second that repairs may move; 0: no bound
+	DyingFor       time.Duration // how long packs are kept to which nothing in their volume refers; 0: DyingFor
 	Metrics        string        // HOST:PORT of the Prometheus endpoint; "": none
 	Log            *slog.Logger
 
@@ -121,6 +122,9 @@ type Node struct {
 	forget  func()       // ends the following of the membership
 
 	parents parents // what puts build on
+	volumes volumes // that the home has a right to
+	loose   bool    // puts without a target go into no volume: tests only
+	packLen int     // the greatest length of a pack in bytes; 0: see packBytes: tests only
 
 	left      chan struct{} // closed when all shards have been handed over
 	leaveOnce sync.Once
@@ -229,6 +233,9 @@ func (n *Node) start() error {
 		rand: rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())), announce: n.announce,
 	}
 	n.engine.keeper = newKeeper(n.engine, n.config.repairConfig())
+	if err := n.loadVolumes(); err != nil {
+		return fmt.Errorf("read the volumes of the home: %w", err)
+	}
 	n.server = newServer(n.engine, n.takeDenyList)
 	n.server.holds = n.serves
 	return nil
@@ -291,6 +298,7 @@ func (n *Node) Run(ctx context.Context) error {
 	}
 	if !n.config.Client {
 		g.Go(func() error { return ended(ctx, n.store.Run(ctx)) })
+		g.Go(func() error { return n.passHeads(ctx, passEvery(n.config.Grace)) })
 		g.Go(func() error {
 			select {
 			case <-n.ready: // who is not connected yet is not away

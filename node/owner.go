@@ -67,14 +67,24 @@ func (n *Node) own(link volume.Link, entry volume.Entry, source string, packs []
 	return n.engine.store.Own(root, list)
 }
 
-// Remove deletes what a link names: all its packs to which nothing else refers
-// that this home has put. Holders drop their shards as soon as they are told;
+// Remove takes what a place names out of its volume. What a link names it
+// deletes: all its packs to which nothing else refers
+// that this home has put, and takes it out of the home's own volume. Holders drop their shards as soon as they are told;
 // the peers closest to each pack are told too, from whom holders learn of it that
 // are away now. Where no holder of some pack can be told the result is Partial,
 // and Remove again does the rest.
 //
 // Errors have the code Refused where the file is not this home's.
 func (n *Node) Remove(ctx context.Context, text string) (RemoveResult, error) {
+	s, err := n.seek(text)
+	switch {
+	case err != nil:
+		return RemoveResult{}, err
+	case s.vol != nil && s.Volume == "link":
+		return RemoveResult{}, fail(Refused, "'p2pfs rm NAME:PATH' removes what is in a volume", "a link to a volume")
+	case s.vol != nil:
+		return RemoveResult{}, n.removePlace(ctx, s)
+	}
 	l, err := n.link(text)
 	if err != nil {
 		return RemoveResult{}, err
@@ -96,7 +106,12 @@ func (n *Node) Remove(ctx context.Context, text string) (RemoveResult, error) {
 }
 
 func (n *Node) remove(ctx context.Context, l volume.Link) (RemoveResult, error) {
-	e, keys := n.engine, n.seed.Keys()
+	e := n.engine
+	mine, err := n.vol(Mine)
+	if err != nil {
+		return RemoveResult{}, err
+	}
+	keys := mine.keys
 	id := store.RootOf(l.Root.Pack, l.Root.Off)
 	root, err := e.store.Root(id)
 	owned := err == nil
@@ -107,6 +122,11 @@ func (n *Node) remove(ctx context.Context, l volume.Link) (RemoveResult, error) 
 	if err != nil {
 		return RemoveResult{}, err
 	}
+	if !owned {
+		if root, owned, err = n.claimRoot(l, ids); err != nil {
+			return RemoveResult{}, err
+		}
+	}
 	if owned && root.Source != "" { // no put builds on it from now on, however far this comes
 		root.Source = ""
 		if err = e.store.Own(root, nil); err == nil {
@@ -116,7 +136,19 @@ func (n *Node) remove(ctx context.Context, l volume.Link) (RemoveResult, error) 
 			return RemoveResult{}, err
 		}
 	}
+	var needed map[pack.ID]bool
+	if root.Expires == 0 { // what expires is in no volume
+		needed, err = n.leaveMine(ctx, l, ids)
+		if ctx.Err() != nil {
+			return RemoveResult{}, context.Cause(ctx)
+		}
+		if err != nil { // else its name would lead to nothing from now on
+			return RemoveResult{}, fmt.Errorf("take it out of %s: %w", mine, err)
+		}
+	}
 	var res RemoveResult
+	res.Kept = len(needed)
+	ids = slices.DeleteFunc(ids, func(id pack.ID) bool { return needed[id] })
 	var mu sync.Mutex // guards res
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(removesAtOnce)
@@ -162,6 +194,24 @@ func (n *Node) remove(ctx context.Context, l volume.Link) (RemoveResult, error) 
 	}
 	_, err = e.store.Disown(root)
 	return res, err
+}
+
+// claimRoot writes a root into the catalog that another home has put, if its
+// packs are there, taken over with the volume: until all of them are deleted they
+// are under it, and a removal that is cut short can be done again.
+func (n *Node) claimRoot(l volume.Link, ids []pack.ID) (store.Root, bool, error) {
+	packs, err := n.ownedPacks(ids)
+	if err != nil {
+		return store.Root{}, false, nil
+	}
+	root := store.Root{
+		ID: store.RootOf(l.Root.Pack, l.Root.Off), Link: l.String(), Name: l.Kind.String(), Time: n.engine.clock.Now().UnixMilli(),
+	}
+	if err := n.engine.store.Own(root, packs); err != nil {
+		return store.Root{}, false, err
+	}
+	root, err = n.engine.store.Root(root.ID)
+	return root, err == nil, err
 }
 
 // packsOf gives the packs of a file of this owner: from the catalog, if all are

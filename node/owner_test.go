@@ -93,8 +93,7 @@ func TestOnlyTheOwnerRemoves(t *testing.T) {
 	m := newMemNet(t, 203, 5, 0)
 	data := random(42, 1<<20)
 	res := put(t, m.nodes[0].node(), "f", data, nil)
-	other := m.client().node()
-	other.seed = volume.Seed{99, 1}
+	other := m.client().homeOf(volume.Seed{99, 1})
 	if _, err := other.Remove(t.Context(), res.Link); CodeOf(err) != Refused || HintOf(err) == "" {
 		t.Errorf("got %v (code %d), want code %d", err, CodeOf(err), Refused)
 	}
@@ -116,8 +115,7 @@ func TestRemoveWithoutTheCatalog(t *testing.T) {
 	m := newMemNet(t, 204, 5, 0)
 	first := m.client().node()
 	res := put(t, first, "f", random(43, 5<<20), nil)
-	again := m.client().node()
-	again.seed = first.seed
+	again := m.client().alsoOf(first)
 	got, err := again.Remove(t.Context(), res.Link)
 	if err != nil || got.Packs != res.Packs || m.held() != 0 {
 		t.Errorf("got %+v, %v, %d shards left", got, err, m.held())
@@ -165,9 +163,7 @@ func TestAPutAfterARemoveRevives(t *testing.T) {
 	data := random(45, 2<<20)
 	a := put(t, client, "f", data, nil)
 	other := func() *Node { // another machine of the same owner, which knows nothing
-		n := m.client().node()
-		n.seed = client.seed
-		return n
+		return m.client().alsoOf(client)
 	}
 	for i, n := range []*Node{client, other(), other()} {
 		if got, err := other().Remove(t.Context(), a.Link); err != nil || got.Partial {

@@ -10,6 +10,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/p2pfs/p2pfs/erasure"
 	"github.com/p2pfs/p2pfs/wire"
 )
 
@@ -215,5 +216,11 @@ func (e *engine) ask(ctx context.Context, peers []peer.ID, timeout time.Duration
 type offer struct {
 	peer  peer.ID
 	facts wire.Facts
-	err   error // it did not answer
+	err   error        // it did not answer
+	held  wire.Holding // what it has of the pack already, where it was asked
+}
+
+// holds tells whether it has a shard of the pack, as g codes it.
+func (o *offer) holds(g erasure.Geometry) bool {
+	return o.held.Held && !o.held.Damaged && o.held.K == g.K && o.held.M == g.M && o.held.Shard < g.N()
 }

@@ -54,10 +54,14 @@ type placed struct {
 	owned   store.OwnedPack
 	reasons []error // why shards could not be placed
 	silent  int     // peers that did not answer when they were asked for room
+	few     bool    // its step is larger than that for which there are peers now: see choose
 }
 
-// short tells how many of its shards are missing.
+// missing tells how many of its shards are.
 func (p *placed) missing() int { return p.k + p.m - len(p.holders) }
+
+// partial tells whether it is less than was asked for.
+func (p *placed) partial() bool { return p.missing() > 0 && !p.few }
 
 // putter stores the packs of one put: it is a volume.Sink. Packs are coded
 // and sent behind PutPack, packsInFlight at a time.
@@ -357,8 +361,18 @@ func (p *putter) PutPack(ctx context.Context, data []byte, meta bool, release fu
 			return
 		}
 		p.packs = append(p.packs, done)
+		p.remember(done) // for the same put again, should this one be interrupted
 	})
 	return id, nil
+}
+
+// remember keeps who holds a pack.
+func (p *putter) remember(pk *placed) {
+	hs := make([]store.Holder, 0, len(pk.holders))
+	for _, h := range pk.holders {
+		hs = append(hs, store.Holder{Peer: h.Peer, Shard: h.Shard})
+	}
+	p.e.remember(pk.id, hs)
 }
 
 // Wait waits until every pack is durable, or one cannot be.
@@ -439,11 +453,14 @@ func (e *engine) tellState(ctx context.Context, to peer.ID, st *pack.State) erro
 	if to != e.self {
 		return e.call(ctx, to, askTimeout, func(s stream) error { return wire.State(s, st) })
 	}
-	if !st.Deleted {
-		_, err := e.store.SetState(st)
-		return err
+	set := e.store.SetState
+	if st.Deleted {
+		set = func(st *pack.State) (bool, error) { return e.store.Bury(st, string(to)) }
 	}
-	_, err := e.store.Bury(st, string(to))
+	changed, err := set(st)
+	if changed && e.keeper != nil {
+		e.keeper.Changed()
+	}
 	return err
 }
 
@@ -452,9 +469,13 @@ func (e *engine) tellState(ctx context.Context, to peer.ID, st *pack.State) erro
 func (p *putter) spread(ctx context.Context, id pack.ID, owner pack.Owner, content pack.Content, data []byte, meta bool, last, expires uint64) (*placed, *pack.State, error) {
 	most := steps[0].N() // no more peers than this are taken
 	for try := 0; ; try++ {
-		scheme, peers, silent, err := p.choose(ctx, id, len(data), meta, most)
+		choice, err := p.choose(ctx, id, len(data), meta, most)
 		if err != nil {
 			return nil, nil, err
+		}
+		scheme := choice.scheme
+		if !p.last {
+			last = max(last, choice.number)
 		}
 		g := erasure.NewGeometry(len(data), scheme)
 		var parity []byte
@@ -469,11 +490,11 @@ func (p *putter) spread(ctx context.Context, id pack.ID, owner pack.Owner, conte
 		state.Expires = expires
 		state.Sign(p.owner)
 		m := &pack.Manifest{Content: content, State: *state}
-		done, higher := p.send(ctx, m, g, data, parity, peers)
+		done, higher := p.send(ctx, m, g, data, parity, choice)
 		if parity != nil {
 			p.e.buffers.put(parity)
 		}
-		done.scheme, done.meta, done.silent = scheme, meta, silent
+		done.scheme, done.meta, done.silent, done.few = scheme, meta, choice.silent, choice.few
 		done.owned = store.OwnedPack{ID: id, Meta: meta, Given: p.given, Scheme: scheme, Number: state.Number,
 			Expires: expires, Len: len(data), Content: state.Content}
 		if err := ctx.Err(); err != nil {
@@ -513,9 +534,25 @@ func because(reasons []error) string {
 	return ": " + reasons[0].Error()
 }
 
+// choice is how a pack is to be coded, and who is to have its shards.
+type choice struct {
+	scheme erasure.Scheme
+	peers  []repair.Candidate // in order of preference
+	held   map[string]int     // the shards that some of them hold already, by peer
+	number uint64             // the highest of a state that one of them knows
+	silent int                // peers that did not answer
+	few    bool               // there are fewer peers than the scheme has shards
+}
+
 // choose finds peers that accept shards of the pack and, where redundancy is
 // automatic, the largest step for which they are enough (of at most most).
-func (p *putter) choose(ctx context.Context, id pack.ID, packLen int, meta bool, most int) (scheme erasure.Scheme, cs []repair.Candidate, silent int, err error) {
+//
+// Those that hold a shard already, of an earlier put or of one that was
+// interrupted, come first, and each keeps the one it has: the same put again
+// sends nothing twice, whatever is otherwise in the network. For the same reason
+// a larger step stays where so many shards of it are held that it survives no
+// fewer losses than the one for which there are peers now.
+func (p *putter) choose(ctx context.Context, id pack.ID, packLen int, meta bool, most int) (c choice, err error) {
 	want := most
 	if p.scheme != nil {
 		want = p.scheme.N()
@@ -538,13 +575,14 @@ func (p *putter) choose(ctx context.Context, id pack.ID, packLen int, meta bool,
 				of = metaScheme(s)
 			}
 			if len(fitting(offers, of, packLen)) >= s.N() {
-				scheme = of
+				c.scheme = of
 				return true
 			}
 		}
 		return false
 	}
 	take := func(peers []peer.ID) {
+		var there []offer
 		for _, o := range p.e.accepting(ctx, peers) {
 			switch {
 			case o.err != nil:
@@ -553,22 +591,31 @@ func (p *putter) choose(ctx context.Context, id pack.ID, packLen int, meta bool,
 			case o.facts.Capacity == 0 && o.facts.Free == 0:
 				// a client: it holds nothing for others
 			default:
-				offers = append(offers, o)
+				there = append(there, o)
 			}
 		}
+		offers = append(offers, p.e.holding(ctx, id, there)...)
 	}
 	near, err := p.e.dir.Closest(ctx, id, want)
 	if err != nil && len(near) == 0 {
 		if !p.e.holder {
-			return scheme, nil, 0, fail(NoPeers, "start a node of this network, or check that this machine reaches one: 'p2pfs peers'",
+			return c, fail(NoPeers, "start a node of this network, or check that this machine reaches one: 'p2pfs peers'",
 				"pack %s: no peer found: %w", id.Short(), err)
 		}
 	}
+	more := len(near) >= want // are there perhaps
 	if p.e.holder && !slices.Contains(near, p.e.self) {
 		near = append(near, p.e.self)
 	}
+	if hints, err := p.e.store.Hint(id); err == nil { // a lookup need not find the same every time
+		for _, h := range hints {
+			if q := peer.ID(h.Peer); !slices.Contains(near, q) {
+				near = append(near, q)
+			}
+		}
+	}
 	take(near)
-	if len(fitting(offers, erasure.Scheme{K: 1}, packLen)) < want && len(near) >= want {
+	if len(fitting(offers, erasure.Scheme{K: 1}, packLen)) < want && more {
 		// More peers are there than were asked: go on to farther ones.
 		asked := make(map[peer.ID]bool)
 		for _, q := range near {
@@ -587,7 +634,7 @@ func (p *putter) choose(ctx context.Context, id pack.ID, packLen int, meta bool,
 			if len(batch) == lookupWidth {
 				take(batch)
 				batch = nil
-				if enough() && (p.scheme != nil || scheme.N() >= want) {
+				if enough() && (p.scheme != nil || c.scheme.N() >= want) {
 					break
 				}
 			}
@@ -597,30 +644,96 @@ func (p *putter) choose(ctx context.Context, id pack.ID, packLen int, meta bool,
 		}
 		take(batch)
 	}
-	if len(quiet) > 0 && (!enough() || p.scheme == nil && scheme.N() < want) {
+	if len(quiet) > 0 && (!enough() || p.scheme == nil && c.scheme.N() < want) {
 		// One hiccup is not to cost redundancy: ask those once more, in peace.
 		again := quiet
 		quiet, reasons = nil, nil
-		offers = append(offers, p.e.insist(ctx, again, &quiet, &reasons)...)
+		offers = append(offers, p.e.holding(ctx, id, p.e.insist(ctx, again, &quiet, &reasons))...)
 	}
 	if err := ctx.Err(); err != nil {
-		return scheme, nil, 0, context.Cause(ctx)
+		return c, context.Cause(ctx)
 	}
+	c.silent = len(quiet)
 	if !enough() {
 		if p.scheme == nil || len(offers) == 0 {
-			return scheme, nil, 0, fail(NoPeers, "see 'p2pfs peers' for who is there and what is free",
+			return c, fail(NoPeers, "see 'p2pfs peers' for who is there and what is free",
 				"pack %s: none of %d peers accepts a shard of it%s", id.Short(), len(near), because(reasons))
 		}
-		scheme = *p.scheme
+		c.scheme = *p.scheme
 		if meta {
-			scheme = metaScheme(scheme)
+			c.scheme = metaScheme(c.scheme)
 		}
 	}
-	for _, o := range fitting(offers, scheme, packLen) {
-		cs = append(cs, repair.Candidate{Peer: string(o.peer), Zones: repair.Zones(o.facts.Zone, p.e.dial.Group(o.peer))})
+	if p.scheme == nil {
+		p.stay(&c, offers, packLen, meta, most)
 	}
-	slices.SortStableFunc(cs, func(a, b repair.Candidate) int { return p.e.dir.Compare(id, peer.ID(a.Peer), peer.ID(b.Peer)) })
-	return scheme, cs, len(quiet), nil
+	g := erasure.NewGeometry(packLen, c.scheme)
+	c.held = make(map[string]int)
+	for _, o := range offers {
+		c.number = max(c.number, p.e.believable(o.held.Number))
+	}
+	for _, o := range fitting(offers, c.scheme, packLen) {
+		if o.holds(g) {
+			c.held[string(o.peer)] = o.held.Shard
+		}
+		c.peers = append(c.peers, repair.Candidate{Peer: string(o.peer), Zones: repair.Zones(o.facts.Zone, p.e.dial.Group(o.peer))})
+	}
+	slices.SortStableFunc(c.peers, func(a, b repair.Candidate) int {
+		_, x := c.held[a.Peer]
+		_, y := c.held[b.Peer]
+		switch {
+		case x && !y:
+			return -1
+		case y && !x:
+			return 1
+		}
+		return p.e.dir.Compare(id, peer.ID(a.Peer), peer.ID(b.Peer))
+	})
+	return c, nil
+}
+
+// stay takes a larger step than that of the choice if so much of it is held that
+// it survives no fewer losses.
+func (p *putter) stay(c *choice, offers []offer, packLen int, meta bool, most int) {
+	now := erasure.NewGeometry(packLen, c.scheme)
+	for _, s := range steps {
+		if s.N() <= c.scheme.N() || s.N() > most {
+			continue
+		}
+		if meta {
+			s = metaScheme(s)
+		}
+		g := erasure.NewGeometry(packLen, s)
+		shards := make(map[int]bool)
+		for _, o := range offers {
+			if o.holds(g) {
+				shards[o.held.Shard] = true
+			}
+		}
+		if n := len(shards); n > repair.Threshold(g.K, g.M) && n-g.K >= now.M {
+			c.scheme, c.few = s, true
+			return
+		}
+	}
+}
+
+// holding asks those who made an offer what they hold of the pack already. Who
+// does not answer soon is taken to hold nothing.
+func (e *engine) holding(ctx context.Context, id pack.ID, offers []offer) []offer {
+	ctx, cancel := context.WithTimeout(ctx, bulkTimeout)
+	defer cancel()
+	var g errgroup.Group
+	g.SetLimit(32)
+	for i := range offers {
+		g.Go(func() error {
+			if hs, err := e.holdings(ctx, offers[i].peer, []pack.ID{id}); err == nil && len(hs) == 1 {
+				offers[i].held = hs[0]
+			}
+			return nil
+		})
+	}
+	g.Wait()
+	return offers
 }
 
 // farther finds peers that accept a shard beyond those that are used: as many
@@ -651,28 +764,28 @@ func (p *putter) farther(ctx context.Context, id pack.ID, g erasure.Geometry, us
 	return cs
 }
 
-// fitting gives the offers with room for a shard under s.
+// fitting gives the offers with room for a shard under s, or with one already.
 func fitting(offers []offer, s erasure.Scheme, packLen int) []offer {
 	g := erasure.NewGeometry(packLen, s)
 	need := uint64(g.ShardLen(0)) + pack.MaxManifest
 	var out []offer
 	for _, o := range offers {
-		if o.facts.Free >= need {
+		if o.facts.Free >= need || o.holds(g) {
 			out = append(out, o)
 		}
 	}
 	return out
 }
 
-// send gives shard i to the i-th chosen peer, side by side, and to a spare
-// where one fails. higher is the highest number of a state that peers say is
-// newer than ours.
-func (p *putter) send(ctx context.Context, m *pack.Manifest, g erasure.Geometry, data, parity []byte, peers []repair.Candidate) (done *placed, higher uint64) {
+// send gives each chosen peer a shard, side by side, and to a spare where one
+// fails. higher is the highest number of a state that peers say is newer than
+// ours.
+func (p *putter) send(ctx context.Context, m *pack.Manifest, g erasure.Geometry, data, parity []byte, to choice) (done *placed, higher uint64) {
 	id := m.ID()
-	chosen, spare := repair.Place(peers, g.N(), g.M, nil)
+	chosen, spare := repair.Place(to.peers, g.N(), g.M, nil)
 	done = &placed{id: id, number: m.State.Number, k: g.K, m: g.M}
 	used := make(map[peer.ID]bool)
-	for _, c := range peers {
+	for _, c := range to.peers {
 		used[peer.ID(c.Peer)] = true
 	}
 	in := make(repair.Crowd)
@@ -709,7 +822,7 @@ func (p *putter) send(ctx context.Context, m *pack.Manifest, g erasure.Geometry,
 		chosen, spare = append(chosen, more...), rest
 	}
 	var wg sync.WaitGroup
-	for shard, c := range chosen {
+	for shard, c := range assign(chosen, g.N(), to.held) {
 		wg.Go(func() {
 			for {
 				err := p.sendPatiently(ctx, peer.ID(c.Peer), m, shard, func(row int) []byte { return g.Cell(data, parity, shard, row) })
@@ -730,6 +843,9 @@ func (p *putter) send(ctx context.Context, m *pack.Manifest, g erasure.Geometry,
 				done.reasons = append(done.reasons, err)
 				higher = max(higher, newer)
 				mu.Unlock()
+				if newer >= m.State.Number {
+					return // all of it is sent again: nobody else is to have it for nothing
+				}
 				var ok bool
 				if c, ok = next(c); !ok {
 					return
@@ -740,6 +856,27 @@ func (p *putter) send(ctx context.Context, m *pack.Manifest, g erasure.Geometry,
 	wg.Wait()
 	slices.SortFunc(done.holders, func(a, b wire.Holder) int { return a.Shard - b.Shard })
 	return done, higher
+}
+
+// assign gives up to n peers their shards: the one that a peer holds already,
+// unless one before it does too, to the others what is left, in their order.
+func assign(peers []repair.Candidate, n int, held map[string]int) map[int]repair.Candidate {
+	out := make(map[int]repair.Candidate, n)
+	var rest []repair.Candidate
+	for _, c := range peers {
+		s, ok := held[c.Peer]
+		if _, taken := out[s]; !ok || taken {
+			rest = append(rest, c)
+			continue
+		}
+		out[s] = c
+	}
+	for s := range n {
+		if _, taken := out[s]; !taken && len(rest) > 0 {
+			out[s], rest = rest[0], rest[1:]
+		}
+	}
+	return out
 }
 
 // newer gives the number of the state that a peer which refused ours as old
@@ -839,6 +976,7 @@ func (p *putter) confirm(ctx context.Context) error {
 	}
 	var mu sync.Mutex
 	lost := make(map[shard]error)
+	overtaken := make(map[pack.ID]bool)
 	var g errgroup.Group
 	g.SetLimit(32)
 	for to, packs := range byPeer {
@@ -853,6 +991,9 @@ func (p *putter) confirm(ctx context.Context) error {
 				for i, pk := range part {
 					if some == nil || some.Codes[i] != 0 {
 						lost[shard{pk.id, to}] = err
+					}
+					if some != nil && some.Codes[i] == wire.Old || some == nil && errors.Is(err, store.ErrOld) {
+						overtaken[pk.id] = true
 					}
 				}
 				mu.Unlock()
@@ -872,18 +1013,22 @@ func (p *putter) confirm(ctx context.Context) error {
 			}
 			return err != nil
 		})
-		if len(pk.holders) <= repair.Threshold(pk.k, pk.m) && pk.missing() > 0 {
-			return fail(NoPeers, "try again: holders went away while the file was stored",
-				"pack %s: %d of %d shards confirmed%s", pk.id.Short(), len(pk.holders), pk.k+pk.m, because(pk.reasons))
+		if len(pk.holders) > repair.Threshold(pk.k, pk.m) || pk.missing() == 0 {
+			p.remember(pk)
+			continue
 		}
-		hs := make([]store.Holder, 0, len(pk.holders))
-		for _, h := range pk.holders {
-			hs = append(hs, store.Holder{Peer: h.Peer, Shard: h.Shard})
+		if overtaken[pk.id] {
+			return fail(NoPeers, "try again: it is there when that has ended", "pack %s: %w", pk.id.Short(), errOvertaken)
 		}
-		p.e.remember(pk.id, hs)
+		return fail(NoPeers, "try again: holders went away while the file was stored",
+			"pack %s: %d of %d shards confirmed%s", pk.id.Short(), len(pk.holders), pk.k+pk.m, because(pk.reasons))
 	}
 	return nil
 }
+
+// errOvertaken is wrapped where another home with the same volume stores a pack
+// at the same time: the later state is the one that stays.
+var errOvertaken = errors.New("it is being stored from another home too")
 
 // tell confirms packs to one holder, trying three times.
 func (p *putter) tell(ctx context.Context, to peer.ID, packs []*placed) error {

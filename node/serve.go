@@ -30,7 +30,8 @@ const (
 	storesPerPeerWaiting = 8
 
 	// burialsAtOnce bounds the look-ups for deletions of packs that are not
-	// held, which peers cause; one waits for its turn for lookWait at most.
+	// held and for heads, which peers cause; one waits for its turn for
+	// lookWait at most.
 	burialsAtOnce = 16
 	lookWait      = 2 * time.Second
 
@@ -370,6 +371,9 @@ func (s *server) State(ctx context.Context, from string, st *pack.State) error {
 	}
 	if changed {
 		s.packs.forget(st.ID())
+		if s.keeper != nil {
+			s.keeper.Changed()
+		}
 		s.log.Info("new state of a pack", "pack", st.ID(), "deleted", st.Deleted, "from", peer.ID(from))
 	}
 	return nil
@@ -381,20 +385,26 @@ func (s *server) concerned(ctx context.Context, id pack.ID) error {
 	if !s.holder {
 		return store.ErrNotFound
 	}
+	return s.near(ctx, id, dht.Width)
+}
+
+// near returns an error unless this node is among the n peers closest to an ID,
+// as far as it knows. Peers cause it, so few of these look-ups run at a time.
+func (s *server) near(ctx context.Context, id [32]byte, n int) error {
 	ctx, cancel := context.WithTimeout(ctx, lookWait)
 	defer cancel()
 	select {
 	case s.burials <- struct{}{}:
 		defer func() { <-s.burials }()
 	case <-ctx.Done():
-		return wire.Refuse(wire.Busy, "too many deletions")
+		return wire.Refuse(wire.Busy, "too many look-ups")
 	}
-	near, err := s.dir.Closest(ctx, id, dht.Width)
+	near, err := s.dir.Closest(ctx, id, n)
 	if slices.Contains(near, s.self) {
 		return nil
 	}
 	if err != nil {
-		return wire.Refuse(wire.Busy, "it is not known who is closest to the pack")
+		return wire.Refuse(wire.Busy, "it is not known who is closest")
 	}
 	return store.ErrNotFound
 }

@@ -20,6 +20,10 @@ import (
 type Item struct {
 	Path  string       // below the root, with slashes; "" is the root itself
 	Entry volume.Entry // its Name is the last element of Path, or the root's own
+
+	// What GetTree says beside that.
+	From int64  // of a file: where the content that it writes begins, in bytes
+	ID   string // of the first item: as in FileInfo
 }
 
 // TreeSource gives the items of a tree that is put. The root comes first; it is
@@ -69,42 +73,66 @@ func KindName(k volume.EntryKind) string {
 // Name, mode and time of q are not looked at: the root says its own. Its size is
 // what is expected in bytes, for progress, or -1.
 func (n *Node) PutTree(ctx context.Context, q PutRequest, src TreeSource, progress func(Progress)) (PutResult, error) {
-	var parent *volume.File
-	if q.Parent != "" {
-		l, err := n.link(q.Parent)
-		if err != nil {
-			return PutResult{}, err
-		}
-		id := store.RootOf(l.Root.Pack, l.Root.Off)
-		if !n.parents.use(id) {
-			return PutResult{}, fail(Failed, "put it again", "what was there before is being removed")
-		}
-		defer n.parents.used(id)
-		root, err := n.engine.store.Root(id)
-		if err == nil && (root.Source != q.Source || !n.fits(ctx, root, q)) {
-			err = store.ErrNotFound
-		}
-		if err != nil {
-			return PutResult{}, fail(Failed, "put it again", "what was there before is not any more: %w", err)
-		}
-		if parent, _, err = n.open(ctx, q.Parent); err != nil {
-			return PutResult{}, err
-		}
+	parent, done, err := n.useParent(ctx, q)
+	if err != nil {
+		return PutResult{}, err
 	}
+	defer done()
 	walk := func(ctx context.Context) (string, volume.Entry, io.Reader, error) {
 		item, r, err := src.Next(ctx)
 		return item.Path, item.Entry, r, err
 	}
-	return n.putRoot(ctx, q, progress, func(p *putter, keys *volume.Keys, o volume.Options) (volume.Link, volume.Entry, []pack.ID, error) {
+	return n.putRoot(ctx, q, progress, func(p *putter, keys *volume.Keys, o volume.Options) (root root, err error) {
 		o.Parent = parent
-		root, entry, _, kept, err := volume.WriteTree(ctx, p, keys, q.Size, walk, o)
-		return volume.TreeLink(n.engine.network, root), entry, kept, err
+		var ref pack.Ref
+		ref, root.entry, root.packs, root.kept, err = volume.WriteTree(ctx, p, keys, q.Size, walk, o)
+		root.link = volume.TreeLink(n.engine.network, ref)
+		return root, err
 	})
 }
 
+// useParent opens the tree that a put builds on, nil where there is none. The
+// caller calls done when the put has ended.
+func (n *Node) useParent(ctx context.Context, q PutRequest) (parent *volume.File, done func(), err error) {
+	done = func() {}
+	if q.Parent == "" {
+		return nil, done, nil
+	}
+	if q.Target != "" { // of a volume nothing goes away while it is used: see DyingFor
+		_, parent, err = n.open(ctx, q.Parent)
+		return parent, done, err
+	}
+	l, err := n.link(q.Parent)
+	if err != nil {
+		return nil, nil, err
+	}
+	id := store.RootOf(l.Root.Pack, l.Root.Off)
+	if !n.parents.use(id) {
+		return nil, nil, fail(Failed, "put it again", "what was there before is being removed")
+	}
+	root, err := n.engine.store.Root(id)
+	if err == nil && (root.Source != q.Source || !n.fits(ctx, root, q)) {
+		err = store.ErrNotFound
+	}
+	if err != nil {
+		err = fail(Failed, "put it again", "what was there before is not any more: %w", err)
+	} else {
+		parent, _, err = n.open(ctx, q.Parent)
+	}
+	if err != nil {
+		n.parents.used(id)
+		return nil, nil, err
+	}
+	return parent, func() { n.parents.used(id) }, nil
+}
+
 // Parent gives the link to the tree that was put last with the same source as
-// q, if all of it is stored as q wants it, or "".
+// q, if all of it is stored as q wants it, or ""; for a put into a volume the
+// place of what it would replace there.
 func (n *Node) Parent(ctx context.Context, q PutRequest) (string, error) {
+	if q.Target != "" {
+		return n.parentPlace(ctx, q)
+	}
 	if q.Source == "" {
 		return "", nil
 	}
@@ -153,15 +181,23 @@ func (n *Node) fits(ctx context.Context, root store.Root, q PutRequest) bool {
 			return false
 		}
 		p, err := n.engine.store.OwnedPack(id)
-		if err != nil || p.Given != (q.Redundancy != nil) || p.Expires != 0 && (until == 0 || p.Expires < until) || p.Scheme.N() < least {
-			return false
-		}
-		if s := q.Redundancy; s != nil && p.Scheme != *s && (!p.Meta || p.Scheme != metaScheme(*s)) {
+		if err != nil || !fitsPut(p, q, until, least) {
 			return false
 		}
 		whole = whole || id == l.Root.Pack // it is written down last
 	}
 	return whole
+}
+
+// fitsPut tells whether a pack is stored as a put wants its own: until when they
+// are to stay, 0 for ever, and at least how many shards they have, where q leaves
+// that open.
+func fitsPut(p store.OwnedPack, q PutRequest, until uint64, least int) bool {
+	if p.Given != (q.Redundancy != nil) || p.Expires != 0 && (until == 0 || p.Expires < until) || p.Scheme.N() < least {
+		return false
+	}
+	s := q.Redundancy
+	return s == nil || p.Scheme == *s || p.Meta && p.Scheme == metaScheme(*s)
 }
 
 // parents says which roots puts build on, and which are being removed: none is
@@ -216,8 +252,12 @@ func (p *parents) removed(id store.RootID) {
 }
 
 // GetTree gives sink what a source names: a tree with all below it, or one file
-// or other entry of it. q.Offset and q.Length are not looked at.
+// or other entry of it. Entries are all given; of what q does not want the content
+// is left out. q.Length is not looked at.
 func (n *Node) GetTree(ctx context.Context, q GetRequest, sink TreeSink, progress func(Progress)) error {
+	if q.Offset < 0 {
+		return fail(Usage, "", "negative offset")
+	}
 	_, at, err := n.open(ctx, q.Source)
 	if err != nil {
 		return err
@@ -227,15 +267,23 @@ func (n *Node) GetTree(ctx context.Context, q GetRequest, sink TreeSink, progres
 	if e.Kind == volume.DirEntry {
 		total = e.Bytes
 	}
+	id, err := identity(at)
+	if err != nil {
+		return err
+	}
 	done := int64(0)
-	return at.WriteTree(ctx, packsAhead, func(p volume.Path) (io.Writer, error) {
+	return at.WriteTree(ctx, rangesAhead, q.After, q.Offset, func(p volume.Path) (io.Writer, error) {
 		e := p.Entry()
-		w, err := sink.Take(Item{Path: p.Path, Entry: e})
-		if err != nil || w == nil || progress == nil || e.Kind != volume.FileEntry {
+		w, err := sink.Take(Item{Path: p.Path, Entry: e, From: p.From, ID: id})
+		id = ""
+		if e.Kind != volume.FileEntry {
 			return w, err
 		}
-		from := done
+		from := done + p.From
 		done += e.Size
+		if err != nil || w == nil || progress == nil {
+			return w, err
+		}
 		return &counted{w: w, progress: progress, done: from, total: total}, nil
 	})
 }

@@ -70,6 +70,10 @@ func (k *Keeper) Summary() Summary {
 // Dirty is signaled when something has changed that a review should look at.
 func (k *Keeper) Dirty() <-chan struct{} { return k.dirty }
 
+// Changed tells that something has changed that the keeper does not see by
+// itself, as that a pack was deleted: all are reviewed soon.
+func (k *Keeper) Changed() { k.touch() }
+
 // Review looks at every pack held here and notes what is to be done.
 func (k *Keeper) Review(ctx context.Context) error {
 	select {

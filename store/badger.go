@@ -98,8 +98,19 @@ func (s *Store) openRecords() (*badger.DB, error) {
 	return openBadger(o)
 }
 
+// emptyLogs is how many logs may be without a byte when a database is opened: a
+// process is killed once, while it makes a memtable's log and one for values.
+const emptyLogs = 4
+
 func openBadger(o badger.Options) (*badger.DB, error) {
 	db, err := badger.Open(o)
+	// Where a process was killed after it had made a log's file and before that
+	// had a length, Badger makes a whole log of it, and then takes it for an error
+	// that it was new; the next time it finds a log. (v4.9.6: z.NewFile, in
+	// openMemTables and valueLog.open. Only its text comes through.)
+	for try := 0; try < emptyLogs && err != nil && strings.Contains(err.Error(), "Create a new file"); try++ {
+		db, err = badger.Open(o)
+	}
 	switch {
 	case err == nil:
 		return db, nil

@@ -26,6 +26,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/p2pfs/p2pfs/erasure"
+	"github.com/p2pfs/p2pfs/pack"
 )
 
 // TestMain lets the test binary be its own child process.
@@ -73,8 +74,17 @@ const crashWriters = 4
 // crashHolders is the list of holders of some of them.
 var crashHolders = []Holder{{Peer: "someone", Shard: 1, Heard: 5}}
 
-// crashChild stores shards and deletes some, until it is killed. It says what
-// it has done: "put n", "confirmed n", and "delete n" before and "deleted n" after.
+// crashVolume is the volume that gets the head of that number, of one writer.
+func crashVolume(n uint64) pack.Owner { return pack.Owner{byte(n % crashWriters)} }
+
+// crashHead is the head of that number; some lie in the value log.
+func crashHead(n uint64) []byte {
+	return append(binary.BigEndian.AppendUint64(nil, n), make([]byte, n/crashWriters%2*2000)...)
+}
+
+// crashChild stores shards and deletes some, and puts heads, until it is killed.
+// It says what it has done: "put n", "confirmed n", "head n", and "delete n"
+// before and "deleted n" after.
 func crashChild(dir string, seed uint64) error {
 	s, err := Open(dir, Options{size: 32 << 20})
 	if err != nil {
@@ -106,6 +116,12 @@ func crashChild(dir string, seed uint64) error {
 					return err
 				}
 				fmt.Printf("put %d\n", n)
+				if n%2 == 0 {
+					if err := setTips(s, crashVolume(n), "someone", [][]byte{crashHead(n)}); err != nil {
+						return err
+					}
+					fmt.Printf("head %d\n", n)
+				}
 				if n%3 == 0 {
 					if err := s.SetHolders(p.id(), n+1, crashHolders); err != nil {
 						return err
@@ -130,7 +146,8 @@ func TestAcknowledgedShardsSurviveKills(t *testing.T) {
 	t.Logf("seed %d", seed)
 	rnd := rand.New(rand.NewPCG(seed, 1<<63))
 	dir := t.TempDir()
-	state := map[uint64]string{} // the last thing said of a pack
+	state := map[uint64]string{}    // the last thing said of a pack
+	tips := map[pack.Owner]uint64{} // the last head said of a volume
 	var first, acknowledged uint64
 	kills := 8
 	if raceOn {
@@ -156,7 +173,11 @@ func TestAcknowledgedShardsSurviveKills(t *testing.T) {
 			if err != nil {
 				break // the last line, torn
 			}
-			state[n] = word
+			if word == "head" {
+				tips[crashVolume(n)] = n
+			} else {
+				state[n] = word
+			}
 			first = max(first, n+1)
 			acknowledged++
 			if after--; after == 0 {
@@ -194,6 +215,14 @@ func TestAcknowledgedShardsSurviveKills(t *testing.T) {
 				if err != nil && !errors.Is(err, ErrNotFound) {
 					t.Errorf("kill %d: half deleted shard %d: %v", kill, n, err)
 				}
+			}
+		}
+		for owner, n := range tips {
+			hs, err := s.Heads(owner)
+			if err != nil || len(hs) != 1 || len(hs[0]) < 8 {
+				t.Errorf("kill %d: acknowledged head %d: got %x, %v", kill, n, hs, err)
+			} else if got := binary.BigEndian.Uint64(hs[0]); got < n || !bytes.Equal(hs[0], crashHead(got)) {
+				t.Errorf("kill %d: acknowledged head %d: got %x", kill, n, hs[0])
 			}
 		}
 		sweep(t, s)
@@ -241,8 +270,16 @@ func checkNoStrays(tb testing.TB, s *Store) {
 			rows[h.slot] = h.rows
 		}
 	}
-	if got := s.Usage(); got.Held != want.Held || got.Shards != want.Shards {
-		tb.Errorf("got usage %+v, want %+v", got, want)
+	volumes := 0
+	for owner, err := range s.Volumes(panicCtx{}) {
+		if err != nil {
+			tb.Fatal(err)
+		}
+		want.Held += headsCost(row(tb, s, owner))
+		volumes++
+	}
+	if got := s.Usage(); got.Held != want.Held || got.Shards != want.Shards || s.volumes.all != volumes {
+		tb.Errorf("got usage %+v and %d volumes, want %+v and %d", got, s.volumes.all, want, volumes)
 	}
 	for _, id := range lists(tb, s) {
 		if p, err := s.Pack(id); err != nil || p.Held[0].Deleted {

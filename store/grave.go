@@ -7,7 +7,6 @@ import (
 
 	"github.com/dgraph-io/badger/v4"
 
-	"github.com/p2pfs/p2pfs/internal/digest"
 	"github.com/p2pfs/p2pfs/pack"
 )
 
@@ -32,7 +31,7 @@ type graves struct {
 	looked time.Time // when; zero: never
 	all    int
 	of     map[[32]byte]int // by owner
-	from   map[[8]byte]int  // by the peer that sent them
+	from   map[mark]int     // by the peer that sent them
 }
 
 // Bury does what SetState does for a deletion, verified by the caller, of a
@@ -48,8 +47,7 @@ func (s *Store) Bury(st *pack.State, from string) (changed bool, err error) {
 	}
 	s.digging.Lock()
 	defer s.digging.Unlock()
-	sum := digest.Of([]byte(from))
-	by := [8]byte(sum[:8])
+	by := markOf(from)
 	if err := s.roomForGrave(st.Owner, by); err != nil {
 		return false, fmt.Errorf("bury pack %s: %w", id.Short(), err)
 	}
@@ -70,7 +68,7 @@ func (s *Store) Bury(st *pack.State, from string) (changed bool, err error) {
 }
 
 // roomForGrave refuses one too many. digging is held.
-func (s *Store) roomForGrave(owner pack.Owner, by [8]byte) error {
+func (s *Store) roomForGrave(owner pack.Owner, by mark) error {
 	g := &s.graves
 	full := func() bool {
 		return g.all >= s.mostGraves() || g.of[owner] >= s.mostGraves()/4 || g.from[by] >= s.mostGraves()/4
@@ -98,7 +96,7 @@ func (s *Store) mostGraves() int {
 // others. digging is held.
 func (s *Store) countGraves() error {
 	g := &s.graves
-	g.all, g.of, g.from = 0, make(map[[32]byte]int), make(map[[8]byte]int)
+	g.all, g.of, g.from = 0, make(map[[32]byte]int), make(map[mark]int)
 	from := []byte{keyGrave}
 	for {
 		var over [][]byte
@@ -121,7 +119,7 @@ func (s *Store) countGraves() error {
 				}
 				g.all++
 				g.of[[32]byte(val[1:33])]++
-				g.from[[8]byte(val[33:])]++
+				g.from[mark(val[33:])]++
 			}
 			return nil
 		})

@@ -247,7 +247,7 @@ func (s *Store) own(root Root, packs []OwnedPack) error {
 		} else if !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrCorrupt) {
 			return err
 		}
-		return txn.Set(rootKey(root.ID), sealRoot(s.roots, &root))
+		return txn.Set(rootKey(root.ID), sealRoot(s.sealer(), &root))
 	})
 	if err != nil {
 		return err
@@ -308,7 +308,7 @@ func (s *Store) getRoot(txn *badger.Txn, id RootID) (Root, error) {
 	if err != nil {
 		return Root{}, err
 	}
-	return openRoot(s.roots, id, b)
+	return openRoot(s.sealer(), id, b)
 }
 
 // SetOwned keeps the newest state of a pack in the catalog. It returns
@@ -398,6 +398,76 @@ func (s *Store) disown(root Root) (gone []pack.ID, more bool, err error) {
 	return gone, more, nil
 }
 
+// DisownPacks takes packs out of the catalog as far as a root refers to them;
+// those that another refers to stay.
+func (s *Store) DisownPacks(root RootID, ids []pack.ID) error {
+	for part := range slices.Chunk(ids, ownStep) {
+		if err := s.disownPacks(root, part); err != nil {
+			return fmt.Errorf("disown packs: %w", err)
+		}
+	}
+	return nil
+}
+
+func (s *Store) disownPacks(root RootID, ids []pack.ID) error {
+	s.owning.Lock()
+	defer s.owning.Unlock()
+	var gone []pack.ID
+	err := s.view(func(txn *badger.Txn) error {
+		for _, id := range ids {
+			others := false
+			for _, key := range keysWith(txn, packKey(keyPackRoot, id), 2) {
+				others = others || RootID(key[33:]) != root
+			}
+			if !others {
+				gone = append(gone, id)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return s.update(func(txn *badger.Txn) error {
+		for _, id := range ids {
+			if err := errors.Join(txn.Delete(rootPackKey(root, id)), txn.Delete(packRootKey(id, root))); err != nil {
+				return err
+			}
+		}
+		for _, id := range gone {
+			if err := txn.Delete(packKey(keyOwned, id)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// sealer seals roots.
+func (s *Store) sealer() cipher.AEAD { return *s.roots.Load() }
+
+// Reseal has roots sealed with another key from now on. The catalog must be
+// empty: else the error wraps ErrHave.
+func (s *Store) Reseal(key [32]byte) error {
+	aead, err := rootCipher(key)
+	if err != nil {
+		return err
+	}
+	s.owning.Lock()
+	defer s.owning.Unlock()
+	err = s.view(func(txn *badger.Txn) error {
+		if len(keysWith(txn, []byte{keyRoot}, 1)) > 0 {
+			return ErrHave
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("reseal the catalog: %w", err)
+	}
+	s.roots.Store(&aead)
+	return nil
+}
+
 // Root gives a root of the catalog.
 func (s *Store) Root(id RootID) (root Root, err error) {
 	err = s.view(func(txn *badger.Txn) error {
@@ -445,7 +515,7 @@ func (s *Store) PacksOf(ctx context.Context, id RootID) iter.Seq2[pack.ID, error
 
 // Roots gives all that is in the catalog.
 func (s *Store) Roots(ctx context.Context) iter.Seq2[Root, error] {
-	return catalogOf(s, ctx, []byte{keyRoot}, func(key, val []byte) (Root, error) { return openRoot(s.roots, RootID(key[1:]), val) })
+	return catalogOf(s, ctx, []byte{keyRoot}, func(key, val []byte) (Root, error) { return openRoot(s.sealer(), RootID(key[1:]), val) })
 }
 
 // Owned gives all packs of the catalog, in the order of their IDs.
@@ -456,6 +526,12 @@ func (s *Store) Owned(ctx context.Context) iter.Seq2[OwnedPack, error] {
 // catalogOf gives what decode makes of the keys with a prefix. What is damaged
 // is logged and left out: of a pack or root so lost a put again makes a new one.
 func catalogOf[T any](s *Store, ctx context.Context, prefix []byte, decode func(key, val []byte) (T, error)) iter.Seq2[T, error] {
+	return rowsOf(s, ctx, "the catalog", prefix, decode)
+}
+
+// rowsOf gives what decode makes of the keys with a prefix, in their order, a
+// page at a time. What is damaged is logged and left out; what says of what it is.
+func rowsOf[T any](s *Store, ctx context.Context, what string, prefix []byte, decode func(key, val []byte) (T, error)) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
 		from := bytes.Clone(prefix)
 		for {
@@ -477,7 +553,7 @@ func catalogOf[T any](s *Store, ctx context.Context, prefix []byte, decode func(
 					}
 					v, err := decode(key, val)
 					if errors.Is(err, ErrCorrupt) {
-						s.log.Error("damaged record of the catalog", "key", fmt.Sprintf("%x", key), "err", err)
+						s.log.Error("damaged record", "of", what, "key", fmt.Sprintf("%x", key), "err", err)
 						continue
 					}
 					if err != nil {
@@ -494,7 +570,7 @@ func catalogOf[T any](s *Store, ctx context.Context, prefix []byte, decode func(
 			}
 			if err != nil {
 				var none T
-				yield(none, fmt.Errorf("list the catalog: %w", err))
+				yield(none, fmt.Errorf("list %s: %w", what, err))
 				return
 			}
 			if read < page {

@@ -420,6 +420,9 @@ func (s *Store) recover() error {
 			}
 		}
 	}
+	if err := s.countVolumes(); err != nil {
+		return err
+	}
 	err := s.view(func(txn *badger.Txn) error {
 		for id, p := range s.puts {
 			if b, err := get(txn, putKey(id)); err == nil {

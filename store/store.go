@@ -1,9 +1,9 @@
 // Package store keeps what a peer holds for others: blocks, the manifests
-// they are checked against, tombstones, and who else holds the packs. It lies
-// in two Badger databases in one folder and is the one door to Badger. All that
-// would be missed is synced to the disk before it is acknowledged; who holds
-// packs ([Store.UpdateHolders]), hints and the DHT's records are not: a crash may
-// lose what was written of them last.
+// they are checked against, tombstones, who else holds the packs, and heads of
+// volumes. It lies in two Badger databases in one folder and is the one door to
+// Badger. All that would be missed is synced to the disk before it is
+// acknowledged; who holds packs ([Store.UpdateHolders]), hints and the DHT's
+// records are not: a crash may lose what was written of them last.
 //
 // A shard is stored in three steps: [Store.Begin] reserves its space,
 // [Writer.Write] takes its blocks one after the other, [Writer.Commit] returns
@@ -54,7 +54,8 @@ var (
 	// ErrCoding is wrapped by refusals of a state that codes the pack
 	// otherwise than the shards held: those need new shards, not a new state.
 	ErrCoding = errors.New("the state has another coding than the shard held")
-	// ErrDenied is wrapped when who asks may not do what it asks for.
+	// ErrDenied is wrapped when who asks may not do what it asks for, or not
+	// more of it.
 	ErrDenied = errors.New("not allowed")
 	// ErrNotFound is wrapped when what is asked for is not in the store.
 	ErrNotFound = errors.New("not in the store")
@@ -85,10 +86,11 @@ type Options struct {
 	// The pack is locked meanwhile: it must not call the store.
 	Dropped func(id pack.ID)
 
-	noSync bool                            // writes are not synced: tests only
-	free   func() (bytes int64, err error) // free space of the file system: tests only
-	size   int64                           // length of a value log file: tests only
-	graves int                             // in place of maxGraves: tests only
+	noSync  bool                            // writes are not synced: tests only
+	free    func() (bytes int64, err error) // free space of the file system: tests only
+	size    int64                           // length of a value log file: tests only
+	graves  int                             // in place of maxGraves: tests only
+	volumes int                             // in place of maxVolumes: tests only
 }
 
 // Constants of the store's upkeep.
@@ -116,8 +118,8 @@ type Store struct {
 	opt     Options
 	log     *slog.Logger
 	cache   *manifests
-	roots   cipher.AEAD // seals the catalog's roots
-	records *badger.DB  // what may be lost: who holds packs, hints, the DHT's records
+	roots   atomic.Pointer[cipher.AEAD] // seals the catalog's roots
+	records *badger.DB                  // what may be lost: who holds packs, hints, the DHT's records
 
 	packs      [64]sync.Mutex // a pack's record is read and written under one of them
 	reclaiming sync.Mutex     // held by who reopens the database or collects its garbage
@@ -131,6 +133,9 @@ type Store struct {
 
 	digging sync.Mutex
 	graves  graves
+
+	heading [64]sync.Mutex // a volume's heads are changed under one of them
+	volumes volumes
 
 	mu        sync.Mutex
 	held      int64  // bytes held or reserved
@@ -182,7 +187,8 @@ func open(dir string, o Options) (_ *Store, err error) {
 		cache: newManifests(manifestCache),
 		puts:  map[PutID]*put{},
 	}
-	if s.roots, err = rootCipher(o.Seal); err != nil {
+	aead, err := rootCipher(o.Seal)
+	if s.roots.Store(&aead); err != nil {
 		return nil, err
 	}
 	s.strays.Store(true)

@@ -664,6 +664,35 @@ func TestStoreOfANewerVersionIsRefused(t *testing.T) {
 	}
 }
 
+// What a kill leaves between the moment at which a log is made and that at which
+// it has a length.
+func TestOpenWithLogsWithoutAByte(t *testing.T) {
+	dir := t.TempDir()
+	s, err := Open(dir, Options{})
+	if err == nil {
+		err = errors.Join(s.Set("note", []byte("here")), s.Close())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"records/00099.mem", "blocks/00099.mem", "blocks/000099.vlog", "records/000099.vlog"} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 {
+		if s, err = Open(dir, Options{}); err != nil {
+			t.Fatal(err)
+		}
+		if b, err := s.Get("note"); err != nil || string(b) != "here" {
+			t.Errorf("got %q, %v", b, err)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestSecondOpenIsRefused(t *testing.T) {
 	dir := t.TempDir()
 	openStore(t, dir, Options{})

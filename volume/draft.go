@@ -1,9 +1,11 @@
 package volume
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"iter"
 	"maps"
 	"slices"
@@ -38,6 +40,7 @@ type draft struct {
 type change struct {
 	file *File  // as it is, but for its name
 	dir  *draft // a directory in which something changes
+	anew bool   // the content of file is stored again
 }
 
 func (c change) none() bool { return c.file == nil && c.dir == nil }
@@ -340,9 +343,10 @@ func (t *Draft) steps(ctx context.Context) iter.Seq2[draftStep, error] {
 
 // draftStep is an entry of a draft: whole is what is below it too.
 type draftStep struct {
-	path  string
-	entry Entry
-	whole bool
+	path    string
+	entry   Entry
+	whole   bool
+	content io.Reader // of a file that is stored again
 }
 
 func (d *draft) steps(ctx context.Context, path string, yield func(draftStep, error) bool) bool {
@@ -357,6 +361,11 @@ func (d *draft) steps(ctx context.Context, path string, yield func(draftStep, er
 		switch {
 		case c.dir != nil:
 			return c.dir.steps(ctx, below+name, yield)
+		case c.anew:
+			e := c.file.entry
+			e.Name, e.inline, e.parts, e.depth, e.inventory = name, nil, nil, 0, pack.Ref{}
+			r := bufio.NewReaderSize(&fileReader{ctx: ctx, f: c.file}, anewBuffer)
+			return yield(draftStep{path: below + name, entry: e, content: r}, nil)
 		case c.file != nil:
 			e, err := c.file.graft(name)
 			return yield(draftStep{path: below + name, entry: e, whole: true}, err) && err == nil
@@ -487,4 +496,183 @@ func WriteRoot(ctx context.Context, sink Sink, keys *Keys, f *File, name string,
 		return root, e, fmt.Errorf("write root: %w", err)
 	}
 	return w.root, w.entry, nil
+}
+
+// anewBuffer is how much of a file is read at one go where it is stored again:
+// some chunks, which are fetched side by side.
+const anewBuffer = 4 << 20
+
+// fileReader reads a file from its beginning.
+type fileReader struct {
+	ctx context.Context
+	f   *File
+	off int64
+}
+
+func (r *fileReader) Read(p []byte) (int, error) {
+	n, err := r.f.ReadAt(r.ctx, p, r.off)
+	r.off += int64(n)
+	if n > 0 && err == io.EOF {
+		err = nil
+	}
+	return n, err
+}
+
+// errGone tells of a list that was given up.
+var errGone = errors.New("given up")
+
+// Leave gives the tree at root with everything stored again of which some is in
+// packs, so that nothing of it stays there; nil where nothing is, or where a list
+// of it was given up, so that it cannot be written again. Lists count
+// too. seen is for several trees that share lists.
+func Leave(ctx context.Context, root *File, packs map[pack.ID]bool, seen *Leaving) (*Draft, error) {
+	t := NewDraft(root)
+	seen.packs, seen.down, seen.memory = packs, newDescent(maxDirs(root.entry.Files)), memory{}
+	if seen.clear == nil {
+		seen.clear, seen.nodes = make(map[place32]bool), make(map[place32]found)
+	}
+	in, err := seen.dir(ctx, t.root, 0)
+	if errors.Is(err, errGone) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("leave packs: %w", err)
+	}
+	if !in {
+		return nil, nil
+	}
+	return t, nil
+}
+
+// Leaving remembers what has nothing in certain packs.
+type Leaving struct {
+	Gone func(pack.ID) bool // packs that were given up and are not to be read; may be nil
+
+	packs  map[pack.ID]bool
+	clear  map[place32]bool  // lists, and nodes of them, with nothing below that is to be stored again; whether they are themselves
+	nodes  map[place32]found // of files
+	down   descent
+	memory memory
+}
+
+// found is what some refs lead to: something in packs, something that was given up.
+type found struct{ in, gone bool }
+
+func (l *Leaving) gone(id pack.ID) bool { return l.Gone != nil && l.Gone(id) }
+
+// dir notes in d what is to be stored again, and tells whether there is any.
+func (l *Leaving) dir(ctx context.Context, d *draft, depth int) (any bool, err error) {
+	if d.was.entry.Kind != DirEntry {
+		return false, fmt.Errorf("%w: %q: %w", ErrCorrupt, d.was.entry.Name, ErrNotDir)
+	}
+	if depth >= MaxDepth {
+		return false, fmt.Errorf("%w: more than %d directories deep", ErrCorrupt, MaxDepth)
+	}
+	f := d.was.lean()
+	if len(f.entry.parts) == 0 {
+		return l.list(ctx, d, newList(f), depth)
+	}
+	all := &list{dir: f, some: true}
+	for _, p := range f.entry.parts {
+		self, below, err := l.part(ctx, d, all, p, f.entry.depth, depth)
+		if err != nil {
+			return false, err
+		}
+		any = any || self || below
+	}
+	return any, nil
+}
+
+// part is dir for what a part of the list refers to, which is the next of all. It
+// tells apart the list itself and what is below it.
+func (l *Leaving) part(ctx context.Context, d *draft, all *list, p part, level, depth int) (self, below bool, err error) {
+	if l.gone(p.Pack) {
+		return false, false, errGone
+	}
+	at := placeOf(p.Ref)
+	end := all.pos + int64(p.under)
+	if self, clear := l.clear[at]; clear {
+		all.pos = end
+		return self, false, nil
+	}
+	self = l.packs[p.Pack]
+	if level == 0 {
+		all.end = end
+		below, err = l.list(ctx, d, all, depth)
+	}
+	for i := 0; level > 0 && err == nil; i++ {
+		// It is all's directory that keeps it, and may have to let go of it meanwhile.
+		var sub []part
+		if sub, err = all.dir.node(ctx, p, level-1); err != nil || i == len(sub) {
+			break
+		}
+		var s, b bool
+		s, b, err = l.part(ctx, d, all, sub[i], level-1, depth)
+		self, below = self || s, below || b
+	}
+	if err == nil && !below {
+		l.clear[at] = self
+	}
+	return self, below, err
+}
+
+// list is dir for what is listed.
+func (l *Leaving) list(ctx context.Context, d *draft, of *list, depth int) (any bool, err error) {
+	if err := l.down.enter(of); err != nil {
+		return false, err
+	}
+	defer l.down.leave(1)
+	for {
+		c, err := of.next(ctx)
+		if err != nil || c == nil {
+			return any, err
+		}
+		in, before := false, l.memory
+		if err := l.memory.keep(&c.entry); err != nil {
+			return false, err
+		}
+		if c.entry.Kind == DirEntry {
+			sub := newDraft(c.entry, c)
+			if in, err = l.dir(ctx, sub, depth+1); in {
+				d.names[c.entry.Name] = change{dir: sub}
+			}
+		} else {
+			var x found
+			x, err = l.file(ctx, c, c.entry.parts, c.entry.depth)
+			if in = x.in && !x.gone; in {
+				d.names[c.entry.Name] = change{file: c, anew: true}
+			}
+		}
+		if err != nil {
+			return false, err
+		}
+		if !in {
+			l.memory = before
+		}
+		any = any || in
+	}
+}
+
+// file tells what parts of f lead to.
+func (l *Leaving) file(ctx context.Context, f *File, parts []part, level int) (x found, err error) {
+	for _, p := range parts {
+		x.in, x.gone = x.in || l.packs[p.Pack], x.gone || l.gone(p.Pack)
+		if level == 0 || l.gone(p.Pack) {
+			continue
+		}
+		at := placeOf(p.Ref)
+		below, known := l.nodes[at]
+		if !known {
+			sub, err := f.node(ctx, p, level-1)
+			if err != nil {
+				return x, err
+			}
+			if below, err = l.file(ctx, f, sub, level-1); err != nil {
+				return x, err
+			}
+			l.nodes[at] = below
+		}
+		x.in, x.gone = x.in || below.in, x.gone || below.gone
+	}
+	return x, nil
 }

@@ -198,6 +198,7 @@ type machine struct {
 	root    *File // nil: nothing
 	known   map[pack.ID]bool
 	past    []Past
+	trees   []model // what those are
 	written Written
 }
 
@@ -380,18 +381,102 @@ func (m *machine) commit(r *rapid.T) {
 		r.Fatal(err)
 	}
 	m.check(r, c)
+	m.written.Past = c.Past
+	m.goOn(r)
+}
+
+// goOn goes on from what was written.
+func (m *machine) goOn(r *rapid.T) {
+	var err error
+	ctx := context.Background()
 	if rapid.Bool().Draw(r, "made") {
 		m.root = Made(m.p, m.written.Root, m.written.Entry)
 	} else if m.root, err = OpenEntry(ctx, m.p, m.written.Root); err != nil {
 		r.Fatal(err)
 	}
-	m.past = append(m.past, Past{
+	m.trees = append(m.trees, maps.Clone(m.model))
+	m.past = append(slices.Clone(m.written.Past), Past{
 		Number: uint64(len(m.past) + 1), Hash: HeadHash(m.written.Root.Key), Time: time.UnixMilli(m.now.UnixMilli()), Peer: "peer", Root: m.written.Root,
 	})
 	m.draft, m.before = NewDraft(m.root), maps.Clone(m.model)
 	if m.draft.Changed() {
 		r.Fatal("changed before anything was")
 	}
+}
+
+// condense stores again what is in some packs, in the tree and in those that were.
+func (m *machine) condense(r *rapid.T) {
+	ctx := context.Background()
+	mark := NewMark(m.p)
+	for _, p := range m.past {
+		if err := mark.Root(ctx, p.Root); err != nil {
+			r.Fatal(err)
+		}
+	}
+	avoid := make(map[pack.ID]bool)
+	for _, id := range slices.SortedFunc(maps.Keys(mark.Packs), func(a, b pack.ID) int { return bytes.Compare(a[:], b[:]) }) {
+		if !mark.Meta[id] && rapid.Bool().Draw(r, "avoid") {
+			avoid[id] = true
+		}
+	}
+	leave, seen := func(ref pack.Ref, seen *Leaving) *Draft {
+		f, err := OpenEntry(ctx, m.p, ref)
+		if err != nil {
+			r.Fatal(err)
+		}
+		d, err := Leave(ctx, f, avoid, seen)
+		if err != nil {
+			r.Fatal(err)
+		}
+		return d
+	}, new(Leaving)
+	c := Commit{Packs: slices.Collect(maps.Keys(mark.Packs)), Past: m.past}
+	for _, p := range m.past {
+		c.Again = append(c.Again, leave(p.Root, seen))
+	}
+	if d := leave(m.written.Root, seen); d != nil {
+		m.draft = d
+	}
+	w := smallWriter(m.p, Options{Parent: m.draft.root.was, Avoid: avoid})
+	defer w.close()
+	var err error
+	if m.written, err = w.volume(ctx, m.draft, c); err != nil {
+		r.Fatal(err)
+	}
+	src := only{m.p, maps.Clone(mark.Packs)}
+	for _, id := range m.written.Packs {
+		src.has[id], m.known[id] = true, true
+	}
+	maps.DeleteFunc(src.has, func(id pack.ID, _ bool) bool { return avoid[id] && !slices.Contains(m.written.Packs, id) })
+	past, err := ReadHistory(ctx, src, m.written.History)
+	if err != nil || !slices.Equal(past, m.written.Past) || len(past) != len(m.past) {
+		r.Fatalf("got a history %v, %v, want %v", past, err, m.written.Past)
+	}
+	for i, ref := range append([]pack.Ref{m.written.Root}, rootsOf(past)...) {
+		f, err := OpenEntry(ctx, src, ref)
+		if err != nil {
+			r.Fatal(err)
+		}
+		got, err := readTree(f, 1)
+		if err != nil {
+			r.Fatalf("state %d of %d: %v", i, len(past), err)
+		}
+		want := m.model
+		if i > 0 {
+			want = m.trees[i-1]
+		}
+		if d := treeDiff(got, want.leaves()); d != "" {
+			r.Fatalf("state %d of %d: %s", i, len(past), d)
+		}
+	}
+	m.goOn(r)
+}
+
+func rootsOf(past []Past) (refs []pack.Ref) {
+	for _, p := range past {
+		refs = append(refs, p.Root)
+	}
+	return refs
 }
 
 // only is a source of some packs.
@@ -467,6 +552,9 @@ func TestAnyDraftIsReadAsChanged(t *testing.T) {
 				m.step(r)
 			}
 			m.commit(r)
+			if rapid.IntRange(0, 2).Draw(r, "condense") == 0 {
+				m.condense(r)
+			}
 		}
 		m.p.allClosed(t)
 	})

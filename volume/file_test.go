@@ -40,6 +40,8 @@ type packs struct {
 	opened  int   // ranges
 	closed  int   // ranges
 	ahead   int   // the most ranges open at a time
+	open    int   // bytes of the ranges that are open
+	window  int   // the most at a time
 	fetched int64 // bytes of opened ranges
 }
 
@@ -94,6 +96,8 @@ func (p *packs) Open(_ context.Context, id pack.ID, off, n int) (Range, error) {
 	p.opened++
 	p.ahead = max(p.ahead, p.opened-p.closed)
 	p.fetched += int64(n)
+	p.open += n
+	p.window = max(p.window, p.open)
 	r := &packRange{p: p, data: p.data[id], off: off, n: n}
 	if r.data == nil {
 		r.err = errMissing
@@ -120,6 +124,7 @@ func (r *packRange) Close() {
 	r.p.mu.Lock()
 	defer r.p.mu.Unlock()
 	r.p.closed++
+	r.p.open -= r.n
 	r.data, r.err = nil, errors.New("closed")
 }
 
@@ -500,16 +505,19 @@ func TestReadFailsAsItsPartsDo(t *testing.T) {
 }
 
 func TestLookAheadIsBounded(t *testing.T) {
-	data := content(18<<20, 0, 11)
+	data := content(36<<20, 0, 11)
 	p := newPacks()
 	f := open(t, p, write(t, p, data))
 	for _, ahead := range []int{0, 1, 3} {
-		p.ahead = 0
+		p.ahead, p.window = 0, 0
 		if _, err := f.WriteTo(t.Context(), io.Discard, 0, -1, ahead); err != nil {
 			t.Fatal(err)
 		}
 		if p.ahead > 1+ahead {
 			t.Errorf("ahead %d: %d ranges at a time", ahead, p.ahead)
+		}
+		if p.window > (1+ahead)*maxRange {
+			t.Errorf("ahead %d: %d bytes at a time", ahead, p.window)
 		}
 	}
 }

@@ -13,12 +13,17 @@ import (
 // them.
 type Mark struct {
 	Packs map[pack.ID]bool
+	Live  map[pack.ID]int64 // bytes in them of content that is needed, sealed; once Count was set
+	Count bool
 	Meta  map[pack.ID]bool   // those of them that are needed for more than content
 	Skip  func(f *File) bool // of what it tells nothing is needed; may be nil
+	Gone  func(pack.ID) bool // packs that were given up and are not to be read: nothing is needed of what is in them; may be nil
 
-	src  Source
-	seen map[place32]bool // lists and nodes that have been looked through
-	down descent
+	src     Source
+	seen    map[place32]bool // lists and nodes that have been looked through
+	counted map[place32]struct{}
+	each    func(pack.Ref) error // is told the chunks of files; may be nil
+	down    descent
 }
 
 // place32 is where a chunk is.
@@ -36,6 +41,9 @@ func placeOf(r pack.Ref) place32 { return place32{r.Pack, r.Off} }
 
 // Root adds the tree whose root's entry is at ref.
 func (m *Mark) Root(ctx context.Context, ref pack.Ref) error {
+	if m.gone(ref.Pack) {
+		return nil
+	}
 	f, err := OpenEntry(ctx, m.src, ref)
 	if err != nil {
 		return err
@@ -52,6 +60,8 @@ func (m *Mark) Tree(ctx context.Context, f *File) error {
 	}
 	return nil
 }
+
+func (m *Mark) gone(id pack.ID) bool { return m.Gone != nil && m.Gone(id) }
 
 func (m *Mark) file(ctx context.Context, f *File, depth int) error {
 	if m.Skip != nil && m.Skip(f) {
@@ -79,6 +89,9 @@ func (m *Mark) file(ctx context.Context, f *File, depth int) error {
 
 // listPart adds what a part of a directory's list refers to, which begins at pos.
 func (m *Mark) listPart(ctx context.Context, f *File, p part, level int, pos int64, depth int) error {
+	if m.gone(p.Pack) {
+		return nil
+	}
 	m.add(p.Pack, true)
 	at := placeOf(p.Ref)
 	if m.seen[at] {
@@ -135,8 +148,17 @@ func (m *Mark) add(id pack.ID, meta bool) {
 // parts adds what the parts of a file refer to.
 func (m *Mark) parts(ctx context.Context, f *File, parts []part, level int) error {
 	for _, p := range parts {
+		if m.gone(p.Pack) {
+			continue
+		}
 		m.add(p.Pack, level > 0)
-		if level == 0 || m.seen[placeOf(p.Ref)] {
+		if level == 0 {
+			if err := m.chunk(p.Ref); err != nil {
+				return err
+			}
+			continue
+		}
+		if m.seen[placeOf(p.Ref)] {
 			continue
 		}
 		sub, err := f.node(ctx, p, level-1)
@@ -149,6 +171,24 @@ func (m *Mark) parts(ctx context.Context, f *File, parts []part, level int) erro
 		m.seen[placeOf(p.Ref)] = true
 	}
 	return nil
+}
+
+// chunk adds a chunk of content to what is live in its pack.
+func (m *Mark) chunk(r pack.Ref) error {
+	if m.Count {
+		if m.counted == nil {
+			m.counted, m.Live = make(map[place32]struct{}), make(map[pack.ID]int64)
+		}
+		at := placeOf(r)
+		if _, again := m.counted[at]; !again {
+			m.counted[at] = struct{}{}
+			m.Live[r.Pack] += int64(r.Len)
+		}
+	}
+	if m.each == nil {
+		return nil
+	}
+	return m.each(r)
 }
 
 // Draft adds what a draft needs of what is there already. The lists of directories in

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -364,13 +365,21 @@ func TestTreesThatNeverEndAreRefused(t *testing.T) {
 	if err := m.dir("", newDraft(a.entry, a), nil, b, 0); !errors.Is(err, ErrCorrupt) {
 		t.Errorf("merge: got %v, want %v", err, ErrCorrupt)
 	}
-	m = merger{ctx: ctx, beside: fromBob, down: newDescent(math.MaxInt64), kept: maxMerged - 1<<20}
+	m = merger{ctx: ctx, beside: fromBob, down: newDescent(math.MaxInt64), memory: memory{maxKept - 1<<20}}
 	if err := m.dir("", newDraft(a.entry, a), nil, b, 0); !errors.Is(err, ErrTooLarge) {
 		t.Errorf("merge: got %v, want %v", err, ErrTooLarge)
+	}
+	leaving := Leaving{packs: map[pack.ID]bool{a.root.Pack: true}, clear: make(map[place32]bool), down: descent{left: 5000, hold: maxHeld}}
+	if _, err := leaving.dir(ctx, newDraft(a.entry, a), 0); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("leave: got %v, want %v", err, ErrCorrupt)
 	}
 	src := counting{a.src, make(map[place32]int)}
 	mark := NewMark(src)
 	a.src = src
+	if d, err := Leave(ctx, a, map[pack.ID]bool{{1}: true}, new(Leaving)); err != nil || d != nil || len(src.read) != 900 {
+		t.Errorf("leave of nothing: got %v, %v, after %d chunks", d, err, len(src.read))
+	}
+	clear(src.read)
 	if err := mark.Tree(ctx, a); err != nil || len(mark.Packs) != 1 || len(src.read) != 900 {
 		t.Errorf("mark: got %d packs, %v, after %d chunks", len(mark.Packs), err, len(src.read))
 	}
@@ -420,8 +429,8 @@ func TestManyDirectoriesNeedFiles(t *testing.T) {
 		}
 	}
 	w := newWriter(newPacks(), &testKeys, Info{Size: -1}, Options{})
-	if err := w.tree(t.Context(), walkOf(spec{"a/b/c": "1", "a/d": "dir", "e": "dir", "f": "2"}.leaves())); err != nil || w.dirs[0].dirs != 4 {
-		t.Errorf("got %d directories, want 4, %v", w.dirs[0].dirs, err)
+	if err := w.tree(t.Context(), walkOf(spec{"a/b/c": "1", "a/d": "dir", "e": "dir", "f": "2"}.leaves())); err != nil || w.dirs[:1][0].dirs != 4 {
+		t.Errorf("got %d directories, want 4, %v", w.dirs[:1][0].dirs, err)
 	}
 	d := &dir{entry: aDir("").e, dirs: spareDirs + 64}
 	d.entry.Files = 1
@@ -477,6 +486,12 @@ func TestListsThatNeverEndAreRefused(t *testing.T) {
 			t.Errorf("%s: got %v, want %v", what, err, ErrCorrupt)
 		}
 	}
+	if d, err := Leave(t.Context(), f, map[pack.ID]bool{ref.Pack: true}, new(Leaving)); d == nil || err != nil { // whoever writes it notices
+		t.Errorf("leave: got %v, %v", d, err)
+	}
+	if d, err := Leave(t.Context(), f, map[pack.ID]bool{{1}: true}, new(Leaving)); d != nil || err != nil {
+		t.Errorf("leave of nothing: got %v, %v", d, err)
+	}
 	m := NewMark(h)
 	if err := m.Tree(t.Context(), f); err != nil || len(m.Packs) != 1 {
 		t.Errorf("mark: got %d packs, %v", len(m.Packs), err)
@@ -521,6 +536,66 @@ func TestAFileThatNeverEndsIsTakenOver(t *testing.T) {
 	other := aFile("a", []byte("new"))
 	if _, _, _, _, err := WriteTree(t.Context(), h, &testKeys, -1, walkOf([]leaf{aDir(""), other}), Options{Parent: f}); err != nil {
 		t.Error(err)
+	}
+}
+
+// A file of which something was given up cannot be stored again, however its refs
+// nest; one that has something in packs to be left has to be.
+func TestLeaveOfFilesWhoseRefsNest(t *testing.T) {
+	h := newHostile(t)
+	at := func(name string) part {
+		r := testRef(name, 0, 1000, 5000)
+		return part{Ref: r, under: r.Size}
+	}
+	a, b, c := at("a"), at("b"), at("c")
+	one, two := node{parts: []part{a, b}}, node{parts: []part{a, c}}
+	root := aDir("").e
+	for name, n := range map[string]*node{"one": &one, "two": &two} {
+		e := aFile(name, nil).e
+		inner := part{Ref: h.chunk(n.encode()), under: 10_000}
+		outer := node{level: 1, parts: []part{inner, inner}}
+		e.Size, e.depth, e.parts = 20_000, 2, []part{{Ref: h.chunk(outer.encode()), under: 20_000}}
+		root.list = append(root.list, e)
+		root.Files, root.Bytes = root.Files+1, root.Bytes+e.Size
+	}
+	slices.SortFunc(root.list, func(a, b Entry) int { return strings.Compare(a.Name, b.Name) })
+	if err := root.bake(); err != nil {
+		t.Fatal(err)
+	}
+	ref := h.chunk(encodeUnchecked(&root))
+	ref.Pack = h.put(h.b.Finish())
+	f, err := OpenEntry(t.Context(), h, ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		leave, gone part
+		want        []string
+	}{
+		"all":            {a, part{}, []string{"one", "two"}},
+		"one":            {b, part{}, []string{"one"}},
+		"none":           {at("d"), part{}, nil},
+		"one given up":   {a, c, []string{"one"}},
+		"given up alone": {a, a, nil},
+		"node":           {part{Ref: ref}, part{}, []string{"one", "two"}},
+	} {
+		d, err := Leave(t.Context(), f, map[pack.ID]bool{c.leave.Pack: true}, &Leaving{Gone: func(id pack.ID) bool { return id == c.gone.Pack }})
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		var got []string
+		if d != nil {
+			got = slices.Sorted(maps.Keys(d.root.names))
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%s: got %q, want %q", name, got, c.want)
+		}
+		for _, n := range got {
+			if !d.root.names[n].anew {
+				t.Errorf("%s: %q is not stored again", name, n)
+			}
+		}
 	}
 }
 
@@ -639,7 +714,7 @@ func TestGroupsOfLongPathsAreBounded(t *testing.T) {
 	f := openTree(t, p, l)
 	sameTree(t, f, leaves, 2)
 	steps := 0
-	for g, err := range groups(func(yield func(step, error) bool) { f.treeSteps(t.Context(), yield) }) {
+	for g, err := range groups(func(yield func(step, error) bool) { f.treeSteps(t.Context(), "", 0, yield) }) {
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -46,16 +46,19 @@ type merger struct {
 	beside    func(name string) string
 	conflicts []string
 	down      descent
-	kept      int // bytes of memory that the draft takes, more or less
+	memory
 }
 
-// maxMerged is how many bytes of memory a merge may take: of about a million
-// entries that both have changed.
-const maxMerged = 512 << 20
+// memory is how many bytes a draft takes, more or less.
+type memory struct{ kept int }
+
+// maxKept is how many that may be where others say what is in the draft: of about a
+// million entries.
+const maxKept = 512 << 20
 
 // keep notes that an entry stays in memory.
-func (m *merger) keep(e *Entry) error {
-	if m.kept += e.weight(); m.kept > maxMerged {
+func (m *memory) keep(e *Entry) error {
+	if m.kept += e.weight(); m.kept > maxKept {
 		return fmt.Errorf("%w: more has changed than fits memory", ErrTooLarge)
 	}
 	return nil
@@ -180,7 +183,7 @@ func (m *merger) sub(at string, d *draft, base, ours, theirs *File, depth int) e
 	if base != nil && base.entry.Kind != DirEntry {
 		base = nil
 	}
-	before := m.kept
+	before := m.memory
 	if err := m.keep(&ours.entry); err != nil {
 		return err
 	}
@@ -191,7 +194,7 @@ func (m *merger) sub(at string, d *draft, base, ours, theirs *File, depth int) e
 	if sub.changed() {
 		d.names[ours.entry.Name] = change{dir: sub}
 	} else {
-		m.kept = before
+		m.memory = before
 	}
 	return nil
 }

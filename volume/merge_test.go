@@ -327,7 +327,7 @@ func contents(leaves []leaf) map[string]bool {
 func (m *machine) fork() *machine {
 	c := *m
 	c.model, c.before, c.draft = maps.Clone(m.before), maps.Clone(m.before), NewDraft(m.root)
-	c.known, c.past = maps.Clone(m.known), slices.Clone(m.past)
+	c.known, c.past, c.trees = maps.Clone(m.known), slices.Clone(m.past), slices.Clone(m.trees)
 	return &c
 }
 

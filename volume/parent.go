@@ -86,10 +86,13 @@ func (w *writer) same(ctx context.Context, e *Entry, was *File, size int64) erro
 	return nil
 }
 
-// keep notes that the tree needs a pack of its parent.
+// keep notes that a pack is needed that was there before.
 func (w *writer) keep(id pack.ID) {
 	if w.kept == nil {
 		w.kept = make(map[pack.ID]bool)
+	}
+	if !w.kept[id] && w.opt.Kept != nil {
+		w.opt.Kept(id)
 	}
 	w.kept[id] = true
 }

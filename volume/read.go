@@ -22,6 +22,10 @@ const (
 	// maxPieces is how many chunks are fetched at one go at most. Honest
 	// packs have less than 128.
 	maxPieces = 1024
+	// maxRange is how many bytes are, half a pack: what is under way when a read
+	// is interrupted has to be fetched again. Each end of a range costs a block
+	// that is fetched twice.
+	maxRange = 16 << 20
 	// maxGroup is how many bytes paths and entries that come with them have at
 	// most. Honest ones have a tenth.
 	maxGroup = 4 << 20
@@ -381,6 +385,7 @@ type step struct {
 	plain []byte // else: bytes
 	file  *File  // or: a file
 	path  string // of the file, in its tree
+	from  int64  // where its content begins, in bytes
 }
 
 // group is steps whose pieces are fetched at one go.
@@ -403,8 +408,8 @@ func (g *group) fits(s step) bool {
 	if !s.fetch || g.fetched == 0 {
 		return true
 	}
-	off, _ := s.extent()
-	return s.ref.Pack == g.id && off >= g.end && off-g.end <= maxGap
+	off, n := s.extent()
+	return s.ref.Pack == g.id && off >= g.end && off-g.end <= maxGap && off+n-g.off <= maxRange
 }
 
 func (g *group) add(s step) {
@@ -471,8 +476,8 @@ type opening struct {
 }
 
 // WriteTo writes n bytes of the file from off on to w, in order and in large
-// pieces; a negative n stands for all to the end. It fetches up to ahead packs
-// beyond the one that it is writing, and opens chunks in parallel. It gives the
+// pieces; a negative n stands for all to the end. It fetches up to ahead ranges of
+// packs beyond the one that it is writing, and opens chunks in parallel. It gives the
 // number of bytes written, all of which were verified.
 func (f *File) WriteTo(ctx context.Context, w io.Writer, off, n int64, ahead int) (int64, error) {
 	if off < 0 || off > f.entry.Size {

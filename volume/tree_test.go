@@ -107,7 +107,7 @@ func openTree(t testing.TB, p *packs, l Link) *File {
 func readTree(f *File, ahead int) ([]leaf, error) {
 	var got []leaf
 	var bufs []*bytes.Buffer
-	err := f.WriteTree(context.Background(), ahead, func(p Path) (io.Writer, error) {
+	err := f.WriteTree(context.Background(), ahead, "", 0, func(p Path) (io.Writer, error) {
 		got = append(got, leaf{path: p.Path, e: p.Entry()})
 		bufs = append(bufs, new(bytes.Buffer))
 		return bufs[len(bufs)-1], nil
@@ -503,7 +503,7 @@ func BenchmarkReadTree(b *testing.B) {
 	l, _, _ := writeTree(b, p, smallFiles(10_000), Options{})
 	b.SetBytes(10_000 * 4096)
 	for b.Loop() {
-		err := openTree(b, p, l).WriteTree(b.Context(), 2, func(Path) (io.Writer, error) { return io.Discard, nil })
+		err := openTree(b, p, l).WriteTree(b.Context(), 2, "", 0, func(Path) (io.Writer, error) { return io.Discard, nil })
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -709,3 +709,57 @@ func TestALostPackFailsThePut(t *testing.T) {
 		p.wg.Wait()
 	}
 }
+
+// A tree from any point on is what is behind it, of which alone is fetched.
+func TestATreeIsReadFromAnyPoint(t *testing.T) {
+	p := newPacks()
+	leaves := everything()
+	for i := range 4 { // sub/z… sorts behind
+		leaves = append(leaves, aFile(fmt.Sprintf("sub/z%d", i), content(700_000, 0, byte(40+i))))
+	}
+	leaves = append(leaves, aFile("subs", content(1_500_000, 0, 50)))
+	l, _, _ := writeTree(t, p, leaves, Options{})
+	all := func(after string, off int64) (got []byte, want []byte, fetched int64) {
+		var paths []string
+		before := p.fetched
+		rest := off
+		err := openTree(t, p, l).WriteTree(t.Context(), 1, after, off, func(q Path) (io.Writer, error) {
+			paths = append(paths, q.Path)
+			w := leaves[len(paths)-1]
+			from := int64(0)
+			switch {
+			case w.e.Kind != FileEntry:
+			case after != "" && ComparePaths(w.path, after) <= 0:
+				from = w.e.Size
+			default:
+				from, rest = min(rest, w.e.Size), 0
+			}
+			if q.From != from {
+				t.Errorf("after %q and %d: %q begins at %d, want %d", after, off, q.Path, q.From, from)
+			}
+			want = append(want, w.data[from:]...)
+			return writeFunc(func(b []byte) (int, error) { got = append(got, b...); return len(b), nil }), nil
+		})
+		if err != nil || len(paths) != len(leaves) {
+			t.Errorf("after %q and %d: got %d entries, %v, want %d", after, off, len(paths), err, len(leaves))
+		}
+		return got, want, p.fetched - before
+	}
+	_, _, lists := all("\xff", 0) // entries alone
+	for _, after := range append([]leaf{{path: "sub/nothing"}, {path: "a"}}, leaves...) {
+		for _, off := range []int64{0, 1, 4999, 600_000, 1 << 40} {
+			got, want, fetched := all(after.path, off)
+			if !bytes.Equal(got, want) {
+				t.Errorf("after %q and %d: got %d bytes, want %d, or others", after.path, off, len(got), len(want))
+			}
+			if most := int64(len(want)+len(want)/100) + lists + 256<<10; fetched > most {
+				t.Errorf("after %q and %d: fetched %d bytes, want at most %d", after.path, off, fetched, most)
+			}
+		}
+	}
+	p.allClosed(t)
+}
+
+type writeFunc func(b []byte) (int, error)
+
+func (f writeFunc) Write(b []byte) (int, error) { return f(b) }

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/p2pfs/p2pfs/internal/digest"
+	"github.com/p2pfs/p2pfs/pack"
 )
 
 var (
@@ -23,6 +24,31 @@ var (
 type Path struct {
 	Path string
 	*File
+
+	// From is where the content of a file that WriteTree writes begins, in bytes.
+	From int64
+}
+
+// ComparePaths compares two paths as a walk comes to them: a directory before
+// what is in it, the names in a directory by their bytes.
+func ComparePaths(a, b string) int {
+	for {
+		x, restA, moreA := strings.Cut(a, "/")
+		y, restB, moreB := strings.Cut(b, "/")
+		if c := strings.Compare(x, y); c != 0 {
+			return c
+		}
+		switch {
+		case moreA && moreB:
+			a, b = restA, restB
+		case moreA:
+			return 1
+		case moreB:
+			return -1
+		default:
+			return 0
+		}
+	}
 }
 
 // List gives what is in a directory, in the order of its names. It ends after
@@ -105,7 +131,7 @@ type walker struct {
 }
 
 func (w *walker) walk(f *File) error {
-	if !w.yield(Path{"", f}, nil) || f.entry.Kind != DirEntry {
+	if !w.yield(Path{File: f}, nil) || f.entry.Kind != DirEntry {
 		return nil
 	}
 	w.lists, w.cuts = append(w.lists, newList(f.lean())), append(w.cuts, 0)
@@ -120,7 +146,7 @@ func (w *walker) walk(f *File) error {
 			continue
 		}
 		w.path = append(w.path[:w.cuts[n-1]], c.entry.Name...)
-		if !w.yield(Path{string(w.path), c}, nil) {
+		if !w.yield(Path{Path: string(w.path), File: c}, nil) {
 			return nil
 		}
 		if c.entry.Kind != DirEntry {
@@ -138,19 +164,31 @@ func (w *walker) walk(f *File) error {
 	return nil
 }
 
+// Chunks gives the chunks that the contents of f and of all files below it are
+// in; those that are in several several times.
+func (f *File) Chunks(ctx context.Context, each func(pack.Ref) error) error {
+	m := NewMark(f.src)
+	m.each = each
+	return m.Tree(ctx, f)
+}
+
 // WriteTree gives take all of f, as Walk does, but that entries have the same Group
 // only if they are one file: trees that were put into a volume one by one may have
-// taken the same number for several. It writes the content of each file
-// to the writer that take gave for it, unless that is nil, before the next is
-// taken. It fetches ahead as WriteTo does, over the ends of files.
-func (f *File) WriteTree(ctx context.Context, ahead int, take func(Path) (io.Writer, error)) error {
+// taken the same number for several. It writes the content of each file to the
+// writer that take gave for it, unless that is nil, before the next is taken. It
+// fetches ahead as WriteTo does, over the ends of files.
+//
+// Of the content of files up to the path after, that one too, nothing is written,
+// nor fetched, and nothing of the first off bytes of the next file; with "" that
+// is the first there is.
+func (f *File) WriteTree(ctx context.Context, ahead int, after string, off int64, take func(Path) (io.Writer, error)) error {
 	steps := func(ctx context.Context) iter.Seq2[step, error] {
-		return func(yield func(step, error) bool) { f.treeSteps(ctx, yield) }
+		return func(yield func(step, error) bool) { f.treeSteps(ctx, after, off, yield) }
 	}
 	var w io.Writer
 	err := emit(ctx, f.src, steps, max(ahead, 0), func(s step, b []byte) (err error) {
 		if s.file != nil {
-			w, err = take(Path{s.path, s.file})
+			w, err = take(Path{Path: s.path, File: s.file, From: s.from})
 			return err
 		}
 		if w != nil {
@@ -164,13 +202,21 @@ func (f *File) WriteTree(ctx context.Context, ahead int, take func(Path) (io.Wri
 	return nil
 }
 
-// treeSteps gives the steps of all of f.
-func (f *File) treeSteps(ctx context.Context, yield func(step, error) bool) {
+// treeSteps gives the steps of all of f, content from off of the first file
+// after a path on.
+func (f *File) treeSteps(ctx context.Context, after string, off int64, yield func(step, error) bool) {
 	groups := make(map[uint64][32]byte)
 	for p, err := range f.Walk(ctx) {
 		if err != nil {
 			yield(step{}, err)
 			return
+		}
+		if p.entry.Kind == FileEntry {
+			if after != "" && ComparePaths(p.Path, after) <= 0 {
+				p.From = p.entry.Size
+			} else {
+				p.From, off = min(max(off, 0), p.entry.Size), 0
+			}
 		}
 		if g := p.entry.Group; g != 0 {
 			now := p.entry.sum()
@@ -181,13 +227,13 @@ func (f *File) treeSteps(ctx context.Context, yield func(step, error) bool) {
 				p.File.entry.Group = 0
 			}
 		}
-		if !yield(step{file: p.File, path: p.Path}, nil) {
+		if !yield(step{file: p.File, path: p.Path, from: p.From}, nil) {
 			return
 		}
-		if p.entry.Kind != FileEntry {
+		if p.From == p.entry.Size || p.entry.Kind != FileEntry {
 			continue
 		}
-		for s, err := range p.steps(ctx, 0, p.entry.Size) {
+		for s, err := range p.steps(ctx, p.From, p.entry.Size) {
 			if !yield(s, err) {
 				return
 			}

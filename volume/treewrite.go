@@ -130,15 +130,28 @@ func (e *Entry) named(id pack.ID) {
 }
 
 func (w *writer) tree(ctx context.Context, walk Walk) error {
+	entry, err := w.rootDir(ctx, walk, w.opt.Parent)
+	if err != nil {
+		return err
+	}
+	w.entry = entry
+	if err := w.finishRoot(ctx); err != nil {
+		return err
+	}
+	return w.sink.Wait(ctx)
+}
+
+// rootDir writes a tree but for the entry of its root, which it gives.
+func (w *writer) rootDir(ctx context.Context, walk Walk, parent *File) (root Entry, err error) {
 	path, e, _, err := walk(ctx)
 	if err == nil && (path != "" || e.Kind != DirEntry) {
 		err = fmt.Errorf("%w: the root is %q", ErrOrder, path)
 	}
 	if err != nil {
-		return err
+		return root, err
 	}
-	if err := w.open(ctx, e, "", w.opt.Parent); err != nil {
-		return err
+	if err := w.open(ctx, e, "", parent); err != nil {
+		return root, err
 	}
 	for {
 		path, e, r, err := walk(ctx)
@@ -146,30 +159,27 @@ func (w *writer) tree(ctx context.Context, walk Walk) error {
 			break
 		}
 		if err != nil {
-			return err
+			return root, err
 		}
 		if err := w.item(ctx, path, e, r); err != nil {
-			return fmt.Errorf("%q: %w", path, err)
+			return root, fmt.Errorf("%q: %w", path, err)
 		}
 	}
 	for len(w.dirs) > 1 {
 		if err := w.closeDir(ctx); err != nil {
-			return err
+			return root, err
 		}
 	}
-	root := w.dirs[0]
+	d := w.dirs[0]
 	w.reading = &reading{}
 	if err := w.drain(ctx, true); err != nil {
-		return err
+		return root, err
 	}
-	if err := w.endDir(ctx, root); err != nil {
-		return err
+	if err := w.endDir(ctx, d); err != nil {
+		return root, err
 	}
-	w.entry = root.entry
-	if err := w.finishRoot(ctx); err != nil {
-		return err
-	}
-	return w.sink.Wait(ctx)
+	w.dirs = w.dirs[:0]
+	return d.entry, nil
 }
 
 // open begins a directory, which was there in the parent where was is not nil.
@@ -186,9 +196,6 @@ func (w *writer) open(ctx context.Context, e Entry, path string, was *File) erro
 		var err error
 		if d.lists, err = was.chunks(ctx); err != nil {
 			return err
-		}
-		if w.commit != nil { // a list in a pack that the volume has not, or will not keep, has to be written again
-			maps.DeleteFunc(d.lists, func(_ chunk.Key, r pack.Ref) bool { return !w.living[r.Pack] })
 		}
 	}
 	w.dirs = append(w.dirs, d)
@@ -453,6 +460,7 @@ func (w *writer) endDir(ctx context.Context, d *dir) (err error) {
 type Commit struct {
 	Packs []pack.ID   // all of the volume that were there before, the dying among them
 	Past  []Past      // its history, in order
+	Again []*Draft    // as long as Past, or none: what is to stand there in place of what does; nil: nothing
 	Dying []DyingPack // in order; one that happens to be written again is not dying then
 }
 
@@ -464,6 +472,7 @@ type Written struct {
 	Dying     pack.Ref // zero: there are none
 	Inventory pack.Ref // of all packs of the volume
 	Packs     []pack.ID
+	Past      []Past // the history as it was written
 }
 
 // WriteVolume stores a state of a volume: the draft of its tree, of which only
@@ -484,22 +493,66 @@ func (w *writer) volume(ctx context.Context, draft *Draft, c Commit) (Written, e
 	for _, d := range c.Dying {
 		delete(w.living, d.ID)
 	}
-	next, stop := iter.Pull2(draft.steps(ctx))
+	if err := w.again(ctx); err != nil {
+		return Written{}, fmt.Errorf("write volume: %w", err)
+	}
+	walk, stop := draft.walk(ctx)
 	defer stop()
-	err := w.tree(ctx, func(context.Context) (string, Entry, io.Reader, error) {
+	if err := w.tree(ctx, walk); err != nil {
+		return Written{}, fmt.Errorf("write volume: %w", err)
+	}
+	return Written{
+		Root: w.root, Entry: w.entry, History: w.at(w.history), Dying: w.at(w.dying), Inventory: w.at(w.inventory), Packs: w.packs, Past: w.commit.Past,
+	}, nil
+}
+
+// walk gives a draft as what is to be written.
+func (t *Draft) walk(ctx context.Context) (Walk, func()) {
+	next, stop := iter.Pull2(t.steps(ctx))
+	return func(context.Context) (string, Entry, io.Reader, error) {
 		s, err, ok := next()
 		if !ok {
 			return "", Entry{}, nil, io.EOF
 		}
 		s.entry.whole = s.whole
-		return s.path, s.entry, nil, err
-	})
-	if err != nil {
-		return Written{}, fmt.Errorf("write volume: %w", err)
+		return s.path, s.entry, s.content, err
+	}, stop
+}
+
+// again writes past states of the volume anew, and has the history refer to them.
+func (w *writer) again(ctx context.Context) error {
+	past := slices.Clone(w.commit.Past)
+	changed := false
+	for i, d := range w.commit.Again {
+		if d == nil {
+			continue
+		}
+		walk, stop := d.walk(ctx)
+		root, err := w.rootDir(ctx, walk, d.root.was)
+		stop()
+		if err != nil {
+			return err
+		}
+		w.entry = root // which is where its refs are named
+		if err := w.reserve(ctx, chunk.MaxSealed(MaxEntry)); err != nil {
+			return err
+		}
+		if err := root.bake(); err != nil {
+			return err
+		}
+		b, err := root.encode()
+		if err != nil {
+			return err
+		}
+		past[i].Root = w.putMeta(b)
+		w.roots = append(w.roots, &past[i].Root)
+		changed = true
 	}
-	return Written{
-		Root: w.root, Entry: w.entry, History: w.at(w.history), Dying: w.at(w.dying), Inventory: w.at(w.inventory), Packs: w.packs,
-	}, nil
+	if !changed {
+		return nil
+	}
+	w.commit.Past = past
+	return w.finishMeta(ctx)
 }
 
 // at gives the ref to something that stands in the pack of the root.

@@ -53,9 +53,27 @@ type Options struct {
 	// Parent is the root of an earlier tree of the same volume, whose chunks are
 	// not stored again; nil: there is none.
 	Parent *File
+	// Index finds chunks that the volume has already, which are not stored
+	// again; nil: there is none.
+	Index Index
+	// Avoid are packs in which nothing is to stay of what is written anew.
+	Avoid map[pack.ID]bool
+	// Kept is called with each pack that is needed and was there before; nil:
+	// nobody wants to know. WriteTree gives them in the end too.
+	Kept func(pack.ID)
 	// Progress is called now and then with the number of bytes of content
 	// that are in packs so far, from one goroutine.
 	Progress func(done int64)
+}
+
+// Index knows chunks of content that are in packs of the volume. Its methods are
+// called by one goroutine at a time.
+type Index interface {
+	// Find gives where the chunk with a key is.
+	Find(ctx context.Context, key chunk.Key) (pack.Ref, bool)
+
+	// Add is told where chunks are, in a pack that is being stored.
+	Add(refs []pack.Ref)
 }
 
 // Buffers is a fixed number of pack buffers, which bounds how many packs are
@@ -130,10 +148,12 @@ type writer struct {
 	dirs     []*dir           // of a tree: those that are open, the root first
 	waits    int              // entries in their queues
 	drained  int              // packs that were finished when those were looked through last
-	kept     map[pack.ID]bool // packs of the parent that the tree needs
+	kept     map[pack.ID]bool // packs that were there before and are needed
+	fresh    []pack.Ref       // chunks in the data pack being filled, for the index
 
 	commit                    *Commit          // of a volume; nil: a file or tree on its own
 	living                    map[pack.ID]bool // packs that the volume had and that are not dying
+	roots                     []*pack.Ref      // of past states in the metadata pack being filled
 	history, dying, inventory pack.Ref
 
 	root  pack.Ref
@@ -386,9 +406,17 @@ func (w *writer) add(ctx context.Context, s *sealing) error {
 		return nil
 	}
 	p, ok := w.known[s.key]
-	if ref, had := w.former[s.key]; had && !ok {
-		w.keep(ref.Pack)
-		p, ok = place{ref: ref, pack: &ref.Pack}, true
+	if !ok {
+		ref, had := w.former[s.key]
+		had = had && w.stays(ref.Pack)
+		if !had && w.opt.Index != nil {
+			ref, had = w.opt.Index.Find(ctx, s.key)
+			had = had && ref.Size == uint64(len(s.plain)) && int(ref.Len) == len(s.sealed)
+		}
+		if had {
+			w.keep(ref.Pack)
+			p, ok = place{ref: ref, pack: &ref.Pack}, true
+		}
 	}
 	if !ok {
 		if w.data.id != nil && w.data.Room() < len(s.sealed) {
@@ -407,6 +435,9 @@ func (w *writer) add(ctx context.Context, s *sealing) error {
 		}}
 		if len(w.known) < maxKnown {
 			w.known[s.key] = p
+		}
+		if w.opt.Index != nil {
+			w.fresh = append(w.fresh, p.ref)
 		}
 	}
 	w.pending = append(w.pending, p)
@@ -452,8 +483,16 @@ func (w *writer) finish(ctx context.Context, b *builder, meta bool) (pack.ID, er
 // refs are known.
 func (w *writer) finishData(ctx context.Context) error {
 	if w.data.id != nil {
-		if _, err := w.finish(ctx, &w.data, false); err != nil {
+		id, err := w.finish(ctx, &w.data, false)
+		if err != nil {
 			return err
+		}
+		if w.opt.Index != nil {
+			for i := range w.fresh {
+				w.fresh[i].Pack = id
+			}
+			w.opt.Index.Add(w.fresh)
+			w.fresh = w.fresh[:0]
 		}
 	}
 	return w.pushPending(ctx, w.reading)
@@ -542,10 +581,16 @@ func (w *writer) reserve(ctx context.Context, n int) error {
 // putMeta adds a chunk to the metadata pack. The pack of the ref is zero.
 func (w *writer) putMeta(plain []byte) pack.Ref { return w.putNew(plain, nil) }
 
+// stays tells whether what is in a pack that was there before can be referred to:
+// not where the volume has not got it, or will not keep it.
+func (w *writer) stays(id pack.ID) bool {
+	return !w.opt.Avoid[id] && (w.commit == nil || w.living[id])
+}
+
 // putNew is putMeta unless the chunk is one of those that were there before.
 func (w *writer) putNew(plain []byte, before map[chunk.Key]pack.Ref) pack.Ref {
 	sealed, key := chunk.Seal(nil, &w.keys.Convergence, plain)
-	if ref, ok := before[key]; ok {
+	if ref, ok := before[key]; ok && w.stays(ref.Pack) {
 		w.keep(ref.Pack)
 		return ref
 	}
@@ -564,6 +609,10 @@ func (w *writer) finishMeta(ctx context.Context) error {
 		d.named(id)
 	}
 	w.entry.named(id)
+	for _, r := range w.roots {
+		r.Pack = id
+	}
+	w.roots = w.roots[:0]
 	return nil
 }
 

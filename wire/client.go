@@ -308,3 +308,29 @@ func Deny(rw io.ReadWriter, list []byte) error {
 	_, _, err = ask(rw, request, replyOK)
 	return err
 }
+
+// Heads asks a peer for the heads that it knows of a volume which no other
+// follows, at most [MaxTips], ascending by their bytes; none where it knows
+// none. They are opaque here, and the caller's to verify.
+func Heads(rw io.ReadWriter, owner pack.Owner) ([][]byte, error) {
+	_, head, err := ask(rw, encodeOwner(owner), replyHeads)
+	if err != nil {
+		return nil, err
+	}
+	heads, err := decodeHeads(head)
+	if err != nil {
+		return nil, fmt.Errorf("heads of volume %s: %w", owner.Short(), err)
+	}
+	return heads, nil
+}
+
+// PutHead has a peer keep a head of a volume, 1 to [MaxHead] bytes, opaque
+// here, and returns when the peer has it durably, or one that follows it.
+func PutHead(rw io.ReadWriter, head []byte) error {
+	request, err := encodeHead(head)
+	if err != nil {
+		return fmt.Errorf("put head: %w", err)
+	}
+	_, _, err = ask(rw, request, replyOK)
+	return err
+}

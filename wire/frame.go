@@ -27,6 +27,8 @@ const (
 	typeGiveUp   byte = 0x0b
 	typeGetState byte = 0x0c
 	typeProve    byte = 0x0d
+	typeHeads    byte = 0x0e
+	typePutHead  byte = 0x0f
 
 	replyOK       byte = 0x80
 	replyGo       byte = 0x81 // send the shard
@@ -37,6 +39,7 @@ const (
 	replyResults  byte = 0x86 // a status for each pack of typeHolders
 	replyState    byte = 0x87
 	replyProof    byte = 0x88
+	replyHeads    byte = 0x89
 	replyRefused  byte = 0xff
 )
 
@@ -118,6 +121,8 @@ func replyLimit(typ byte) int {
 		return MaxPacks
 	case replyProof:
 		return digest.MaxProof
+	case replyHeads:
+		return maxHeads
 	case replyRefused:
 		return 2 + MaxReason
 	}

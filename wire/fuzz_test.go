@@ -225,6 +225,20 @@ func FuzzClientState(f *testing.F) {
 	})
 }
 
+func FuzzClientHeads(f *testing.F) {
+	addReplies(f)
+	f.Add(frame(replyHeads, 0))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		heads, err := Heads(says(b), pack.Owner{1})
+		checkError(t, err)
+		for i, h := range heads {
+			if len(heads) > MaxTips || len(h) < 1 || len(h) > MaxHead || i > 0 && bytes.Compare(heads[i-1], h) >= 0 {
+				t.Errorf("head %d of %d: got %x", i, len(heads), h)
+			}
+		}
+	})
+}
+
 func FuzzClientHolders(f *testing.F) {
 	addReplies(f)
 	lists := make([]PackHolders, asked)
@@ -253,5 +267,6 @@ func FuzzClientDone(f *testing.F) {
 		checkError(t, State(says(b), &p.manifest.State))
 		checkError(t, Alive(says(b), [16]byte{1}))
 		checkError(t, Deny(says(b), []byte{1}))
+		checkError(t, PutHead(says(b), []byte{1}))
 	})
 }

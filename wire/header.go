@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/binary"
 	"fmt"
@@ -18,6 +19,7 @@ const (
 	holdingLen = 1 + 8 + 1 + 2 + 2 // the longest
 	listFixed  = 32 + 8
 	factsLen   = 6*8 + 1 + 1 // without zone and version
+	maxHeads   = 1 + MaxTips*(2+MaxHead)
 )
 
 // Status of a pack in a reply to have. On the wire: add at the end.
@@ -526,6 +528,79 @@ func encodeDeny(list []byte) ([]byte, error) {
 		return nil, fmt.Errorf("a deny list of %d bytes, want 1 to %d", len(list), MaxList)
 	}
 	return append(newFrame(typeDeny, len(list)), list...), nil
+}
+
+func encodeOwner(owner pack.Owner) []byte {
+	return append(newFrame(typeHeads, len(owner)), owner[:]...)
+}
+
+func decodeOwner(b []byte) (owner pack.Owner, err error) {
+	f := fields{b: b}
+	copy(owner[:], f.take(len(owner)))
+	return owner, f.end()
+}
+
+// encodeHeads gives the frame of the reply, the heads ordered.
+func encodeHeads(heads [][]byte) ([]byte, error) {
+	if len(heads) > MaxTips {
+		return nil, fmt.Errorf("%d heads, at most %d are allowed", len(heads), MaxTips)
+	}
+	heads = slices.Clone(heads)
+	slices.SortFunc(heads, bytes.Compare)
+	b := append(newFrame(replyHeads, 1), byte(len(heads)))
+	for i, h := range heads {
+		if err := checkHead(h); err != nil {
+			return nil, err
+		}
+		if i > 0 && bytes.Equal(h, heads[i-1]) {
+			return nil, fmt.Errorf("a head is listed twice")
+		}
+		b = binary.BigEndian.AppendUint16(b, uint16(len(h)))
+		b = append(b, h...)
+	}
+	return b, nil
+}
+
+// checkHead refuses what cannot be a head, as far as is known here.
+func checkHead(h []byte) error {
+	if len(h) < 1 || len(h) > MaxHead {
+		return fmt.Errorf("a head of %d bytes, want 1 to %d", len(h), MaxHead)
+	}
+	return nil
+}
+
+// decodeHeads takes heads as they are: views of b.
+func decodeHeads(b []byte) ([][]byte, error) {
+	f := fields{b: b}
+	n := f.u8()
+	f.need(n <= MaxTips, "%d heads", n)
+	var heads [][]byte
+	for i := 0; i < n && f.err == nil; i++ {
+		l := f.u16()
+		f.need(l >= 1 && l <= MaxHead, "a head of %d bytes", l)
+		h := f.take(l)
+		f.need(i == 0 || f.err != nil || bytes.Compare(heads[i-1], h) < 0, "heads are not in order")
+		heads = append(heads, h)
+	}
+	if err := f.end(); err != nil {
+		return nil, err
+	}
+	return heads, nil
+}
+
+func encodeHead(head []byte) ([]byte, error) {
+	if err := checkHead(head); err != nil {
+		return nil, err
+	}
+	return append(newFrame(typePutHead, len(head)), head...), nil
+}
+
+// decodeHead takes the head as it is.
+func decodeHead(b []byte) ([]byte, error) {
+	if err := checkHead(b); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrProtocol, err)
+	}
+	return b, nil
 }
 
 func (r *Refusal) encode() []byte {

@@ -20,7 +20,7 @@ const (
 	Internal     Code = 1  // a fault of the peer's own; it says no more
 	Malformed    Code = 2  // the request is not the protocol
 	Unsupported  Code = 3  // an unknown request or version
-	NotFound     Code = 4  // it has no such pack, shard or block
+	NotFound     Code = 4  // it has no such pack, shard or block, or does not keep that volume's heads
 	Full         Code = 5  // it has no space left
 	Quota        Code = 6  // it keeps as much for this member as it is willing to
 	Old          Code = 7  // it knows a newer state of the pack, or that it is deleted
@@ -30,7 +30,7 @@ const (
 	NotMember    Code = 11 // the asking peer is not a member of the network
 	Denied       Code = 12 // the asking peer may not do this
 	Signature    Code = 13 // a signature is not its owner's
-	OtherNetwork Code = 14 // the pack belongs to another network
+	OtherNetwork Code = 14 // the pack or the head belongs to another network
 	Another      Code = 15 // it holds another shard of that state of the pack
 )
 

@@ -71,6 +71,19 @@ type Handler interface {
 
 	// Deny takes a deny list, which it verifies.
 	Deny(ctx context.Context, from string, list []byte) error
+
+	// Heads gives the heads known of a volume which no other follows, at most
+	// [MaxTips] of 1 to [MaxHead] bytes, in any order, none twice. None is no
+	// refusal.
+	Heads(ctx context.Context, from string, owner pack.Owner) ([][]byte, error)
+
+	// PutHead takes a head, which it verifies; it is durable when PutHead
+	// returns nil, also where a head that follows it is kept already:
+	// [NotFound] where this peer is not among those that keep the volume's
+	// heads, [Quota] where it keeps as many volumes as it will, [Busy] where it
+	// keeps [MaxTips] heads that this one does not follow, [Signature],
+	// [OtherNetwork], [Malformed].
+	PutHead(ctx context.Context, from string, head []byte) error
 }
 
 // A ShardWriter takes the blocks of one shard, which are verified, in order of
@@ -107,6 +120,8 @@ var dialects = map[int]dialect{
 		typeAlive:    {16, serveAlive},
 		typeGiveUp:   {16, serveGiveUp},
 		typeDeny:     {MaxList, serveDeny},
+		typeHeads:    {32, serveHeads},
+		typePutHead:  {MaxHead, servePutHead},
 	},
 }
 
@@ -479,4 +494,24 @@ func serveDeny(ctx context.Context, s *session, head []byte) error {
 		return s.refuse(fmt.Errorf("deny: %w: no list", ErrProtocol))
 	}
 	return s.ok(s.h.Deny(ctx, s.from, head))
+}
+
+func serveHeads(ctx context.Context, s *session, head []byte) error {
+	owner, err := decodeOwner(head)
+	if err != nil {
+		return s.refuse(fmt.Errorf("heads: %w", err))
+	}
+	heads, err := s.h.Heads(ctx, s.from, owner)
+	if err != nil {
+		return s.refuse(err)
+	}
+	return s.answer(encodeHeads(heads))
+}
+
+func servePutHead(ctx context.Context, s *session, head []byte) error {
+	head, err := decodeHead(head)
+	if err != nil {
+		return s.refuse(fmt.Errorf("put head: %w", err))
+	}
+	return s.ok(s.h.PutHead(ctx, s.from, head))
 }

@@ -53,6 +53,8 @@ const (
 	MaxList    = 64 << 10  // bytes of a deny list
 	MaxReason  = 256       // bytes of a refusal's reason
 	MaxName    = 64        // bytes of a zone, of a version
+	MaxTips    = 16        // heads of a volume
+	MaxHead    = 4 << 10   // bytes of a head
 	maxShards  = 256
 )
 

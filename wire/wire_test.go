@@ -93,6 +93,7 @@ type memory struct {
 	aborted int
 	have    []Holding
 	facts   Facts
+	heads   map[pack.Owner][][]byte
 }
 
 func newMemory(ps ...*sample) *memory {
@@ -260,6 +261,16 @@ func (m *memory) Deny(_ context.Context, from string, list []byte) error {
 	return m.otherErr
 }
 
+func (m *memory) Heads(_ context.Context, from string, owner pack.Owner) ([][]byte, error) {
+	m.called("heads %s %s", from, owner.Short())
+	return m.heads[owner], m.otherErr
+}
+
+func (m *memory) PutHead(_ context.Context, from string, head []byte) error {
+	m.called("put head %s %q", from, head)
+	return m.otherErr
+}
+
 // transports are the streams that the tests run on: one without any buffer,
 // where each Write waits for a Read, and one with the system's.
 var transports = map[string]func(testing.TB) (a, b net.Conn){
@@ -398,6 +409,7 @@ func TestWhatIsAskedArrives(t *testing.T) {
 	tombstone := p.manifest.State.Tombstone(99)
 	deleted := newSample(t, 19, 4096, erasure.Scheme{K: 1}).manifest.State.Tombstone(98)
 	list := []Holder{{"carol", 3}, {"bob", 3}, {strings.Repeat("x", MaxPeer), 0}}
+	heads := map[pack.Owner][][]byte{{7}: {[]byte("b"), []byte("ab"), []byte("a")}}
 	onEach(t, func(t *testing.T, open func(testing.TB) (a, b net.Conn)) {
 		for _, tt := range []struct {
 			name string
@@ -429,6 +441,10 @@ func TestWhatIsAskedArrives(t *testing.T) {
 			{"give up", func(rw io.ReadWriter) (any, error) { return nil, GiveUp(rw, [16]byte{0xab}) }, nil,
 				"give up ab" + strings.Repeat("00", 15)},
 			{"deny", func(rw io.ReadWriter) (any, error) { return nil, Deny(rw, []byte("eve")) }, nil, `deny alice "eve"`},
+			{"heads", func(rw io.ReadWriter) (any, error) { return Heads(rw, pack.Owner{7}) },
+				[][]byte{[]byte("a"), []byte("ab"), []byte("b")}, "heads alice 07000000"},
+			{"heads of nothing", func(rw io.ReadWriter) (any, error) { return Heads(rw, pack.Owner{8}) }, [][]byte(nil), "heads alice 08000000"},
+			{"put head", func(rw io.ReadWriter) (any, error) { return nil, PutHead(rw, []byte("new")) }, nil, `put head alice "new"`},
 			{"holders", func(rw io.ReadWriter) (any, error) {
 				return nil, Holders(rw, []PackHolders{{ID: p.manifest.ID(), Number: 5, Holders: list}})
 			}, nil, fmt.Sprintf("holders %s 5 [{%s 0} {bob 3} {carol 3}]", p.manifest.ID().Short(), strings.Repeat("x", MaxPeer))},
@@ -452,7 +468,7 @@ func TestWhatIsAskedArrives(t *testing.T) {
 		} {
 			t.Run(tt.name, func(t *testing.T) {
 				h := newMemory(p)
-				h.have, h.facts = holdings, facts
+				h.have, h.facts, h.heads = holdings, facts, heads
 				h.deleted = map[pack.ID]*pack.State{deleted.ID(): deleted}
 				conn, end := serving(t, open, h)
 				got, err := tt.ask(conn)
@@ -539,6 +555,8 @@ func TestRefusalComesOutOfEveryQuestion(t *testing.T) {
 		"newest state": func(rw io.ReadWriter) error { _, err := GetState(rw, p.manifest.ID()); return err },
 		"alive":        func(rw io.ReadWriter) error { return Alive(rw, [16]byte{1}) },
 		"deny":         func(rw io.ReadWriter) error { return Deny(rw, []byte{1}) },
+		"heads":        func(rw io.ReadWriter) error { _, err := Heads(rw, pack.Owner{}); return err },
+		"put head":     func(rw io.ReadWriter) error { return PutHead(rw, []byte{1}) },
 		"read": func(rw io.ReadWriter) error {
 			return Read(rw, ReadRequest{K: 1, Count: 3}, nil, nil, nil)
 		},
@@ -711,6 +729,10 @@ func TestBrokenRequestIsRefused(t *testing.T) {
 		{"have of half an ID", frame(typeHave, make([]byte, 48)...), Malformed},
 		{"manifest of half an ID", frame(typeManifest, make([]byte, 16)...), Malformed},
 		{"deny without list", frame(typeDeny), Malformed},
+		{"heads of half a key", frame(typeHeads, make([]byte, 16)...), Malformed},
+		{"heads of a key and more", frame(typeHeads, make([]byte, 33)...), Malformed},
+		{"put no head", frame(typePutHead), Malformed},
+		{"put an endless head", []byte{typePutHead, 0, 0x10, 1}, Malformed},
 		{"newest state of half an ID", frame(typeGetState, make([]byte, 16)...), Malformed},
 		{"state of noise", frame(typeState, make([]byte, 300)...), Malformed},
 		{"store of nothing", frame(typeStore), Malformed},
@@ -817,6 +839,12 @@ func TestLyingPeerIsNamed(t *testing.T) {
 			func(int) int { return 8 }, func(int) []byte { return make([]byte, 8) }, func(int, []byte, error) {})
 	}
 	prove := func(rw io.ReadWriter) error { _, err := Prove(rw, ProveRequest{ID: id, K: 2, M: 1}); return err }
+	heads := func(rw io.ReadWriter) error { _, err := Heads(rw, pack.Owner{1}); return err }
+	manyHeads := []byte{MaxTips + 1}
+	for i := range MaxTips + 1 {
+		manyHeads = append(manyHeads, 0, 1, byte(i))
+	}
+	longHead := append([]byte{1, 0x10, 1}, make([]byte, MaxHead+1)...)
 	other := newSample(t, 11, 4096, erasure.Scheme{K: 1}).manifest
 	zone := append(make([]byte, 48), "\x03\x1b[m\x00"...)
 	for _, tt := range []struct {
@@ -850,6 +878,16 @@ func TestLyingPeerIsNamed(t *testing.T) {
 		{"facts and more", facts, frame(replyFacts, make([]byte, 51)...), ErrProtocol},
 		{"zone that moves the cursor", facts, frame(replyFacts, zone...), ErrProtocol},
 		{"clock beyond all time", facts, frame(replyFacts, append(bytes.Repeat([]byte{0xff}, 48), 0, 0)...), ErrProtocol},
+		{"no count of heads", heads, frame(replyHeads), ErrProtocol},
+		{"too few heads", heads, frame(replyHeads, 2, 0, 1, 7), ErrProtocol},
+		{"heads and more", heads, frame(replyHeads, 1, 0, 1, 7, 0), ErrProtocol},
+		{"heads not in order", heads, frame(replyHeads, 2, 0, 1, 7, 0, 1, 6), ErrProtocol},
+		{"a head twice", heads, frame(replyHeads, 2, 0, 1, 7, 0, 1, 7), ErrProtocol},
+		{"an empty head", heads, frame(replyHeads, 1, 0, 0), ErrProtocol},
+		{"too many heads", heads, frame(replyHeads, manyHeads...), ErrProtocol},
+		{"a head too long", heads, frame(replyHeads, longHead...), ErrProtocol},
+		{"endless heads", heads, []byte{replyHeads, 1, 0, 0x22}, ErrProtocol},
+		{"an acknowledgement for heads", heads, frame(replyOK), ErrProtocol},
 		{"no proof", prove, frame(replyProof), ErrProtocol},
 		{"endless proof", prove, []byte{replyProof, 0, byte((digest.MaxProof + 1) >> 8), byte((digest.MaxProof + 1) & 0xff)}, ErrProtocol},
 		{"proof cut off", prove, []byte{replyProof, 0, 1, 0, 1, 2, 3}, io.ErrUnexpectedEOF},
@@ -970,6 +1008,8 @@ func TestRequestsThatCannotBeSentAreNotSent(t *testing.T) {
 		"give up without put":   func(rw io.ReadWriter) error { return GiveUp(rw, [16]byte{}) },
 		"alive without put":     func(rw io.ReadWriter) error { return Alive(rw, [16]byte{}) },
 		"empty deny list":       func(rw io.ReadWriter) error { return Deny(rw, nil) },
+		"no head":               func(rw io.ReadWriter) error { return PutHead(rw, nil) },
+		"endless head":          func(rw io.ReadWriter) error { return PutHead(rw, make([]byte, MaxHead+1)) },
 		"endless deny list":     func(rw io.ReadWriter) error { return Deny(rw, make([]byte, MaxList+1)) },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -991,6 +1031,11 @@ func TestLargestMessagesFit(t *testing.T) {
 		lists[i] = PackHolders{ID: pack.ID{byte(i)}, Number: 1, Holders: hs}
 	}
 	facts := Facts{Zone: strings.Repeat("ä", 100), Version: strings.Repeat("v", 100), Now: time.UnixMilli(0).UTC()}
+	owner := pack.Owner{1}
+	heads := make([][]byte, MaxTips)
+	for i := range heads {
+		heads[i] = bytes.Repeat([]byte{byte(i)}, MaxHead)
+	}
 	have := make([]Holding, MaxIDs)
 	for i := range have {
 		have[i] = Holding{Held: true, K: 256, Shard: 255, Number: 1<<64 - 1}
@@ -1003,6 +1048,7 @@ func TestLargestMessagesFit(t *testing.T) {
 	onEach(t, func(t *testing.T, open func(testing.TB) (a, b net.Conn)) {
 		h := newMemory(p)
 		h.have, h.facts, h.proof = have, facts, bytes.Repeat([]byte{7}, digest.MaxProof)
+		h.heads = map[pack.Owner][][]byte{owner: heads}
 		ask := func(fn func(io.ReadWriter) error) {
 			t.Helper()
 			conn, end := serving(t, open, h)
@@ -1020,6 +1066,11 @@ func TestLargestMessagesFit(t *testing.T) {
 			got, err := Prove(rw, ProveRequest{K: 256, Shard: 255, Row: MaxBlocks - 1, Off: MaxBlock - 1})
 			return errors.Join(err, same(h.proof, got))
 		})
+		ask(func(rw io.ReadWriter) error {
+			got, err := Heads(rw, owner)
+			return errors.Join(err, same(heads, got))
+		})
+		ask(func(rw io.ReadWriter) error { return PutHead(rw, heads[0]) })
 		ask(func(rw io.ReadWriter) error { _, err := Manifest(rw, p.manifest.ID()); return err })
 		ask(func(rw io.ReadWriter) error { return State(rw, &p.manifest.State) })
 		ask(func(rw io.ReadWriter) error { _, err := GetState(rw, p.manifest.ID()); return err })
@@ -1180,6 +1231,44 @@ func TestAnyProveRequestArrivesAsItIs(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+func TestAnyHeadsArriveAsTheyAre(t *testing.T) {
+	head := rapid.SliceOfN(rapid.Byte(), 1, 40)
+	rapid.Check(t, func(t *rapid.T) {
+		said := rapid.SliceOfNDistinct(head, 0, MaxTips, func(h []byte) string { return string(h) }).Draw(t, "heads")
+		before := slices.Clone(said)
+		got, err := decodeHeads(mustEncode(encodeHeads(said))[frameLen:])
+		if diff := cmp.Diff(before, said); diff != "" {
+			t.Errorf("encoding changed what it was given (-want +got):\n%s", diff)
+		}
+		slices.SortFunc(said, bytes.Compare)
+		if err != nil || !slices.EqualFunc(got, said, bytes.Equal) {
+			t.Errorf("got %x, %v, want %x", got, err, said)
+		}
+	})
+}
+
+func TestHeadsThatCannotBeSaidAreAFaultOfOurOwn(t *testing.T) {
+	many := make([][]byte, MaxTips+1)
+	for i := range many {
+		many[i] = []byte{byte(i)}
+	}
+	for name, heads := range map[string][][]byte{
+		"too many": many, "one twice": {{1}, {2}, {1}}, "an empty one": {{1}, {}}, "a long one": {make([]byte, MaxHead+1)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newMemory()
+			h.heads = map[pack.Owner][][]byte{{1}: heads}
+			conn, end := serving(t, transports["pipe"], h)
+			if _, err := Heads(conn, pack.Owner{1}); CodeOf(err) != Internal {
+				t.Errorf("got %v, want %v", err, Internal)
+			}
+			if err := end(); err == nil {
+				t.Error("serve: got nil, want the fault")
+			}
+		})
+	}
 }
 
 func TestAnyFactsArriveAsTheyAre(t *testing.T) {

@@ -19,7 +19,8 @@ func catCommand(a *app) *cobra.Command {
 only the blocks that hold the range. A length that goes beyond the end of the file
 gives what there is, an offset beyond it is an error. If the exit status is not 0, bytes are missing.`,
 		Example: `  p2pfs cat LINK | tar -t
-  p2pfs cat LINK --offset 1GiB --length 128KiB >part`,
+  p2pfs cat LINK --offset 1GiB --length 128KiB >part
+  p2pfs cat docs:notes.txt`,
 		Args:                  arguments(1, 1),
 		Annotations:           exits(node.NotFound, node.Short, node.Corrupt, node.Refused),
 		DisableFlagsInUseLine: true,
@@ -37,7 +38,7 @@ gives what there is, an offset beyond it is an error. If the exit status is not 
 }
 
 func (a *app) cat(ctx context.Context, q node.GetRequest) error {
-	if err := checkSource(q.Source); err != nil {
+	if _, err := readSource(q.Source); err != nil {
 		return err
 	}
 	return a.withNode(ctx, func(ctx context.Context, api control.API) error {

@@ -16,34 +16,46 @@ import (
 	"github.com/p2pfs/p2pfs/volume"
 )
 
-// extraction is a sink that makes what a tree has, in a temporary directory
-// beside the target, which becomes the target when it is whole.
+// extraction is a sink that makes what a tree has, in a partial beside the
+// target, which becomes the target when it is whole.
 //
 // Whoever wrote the tree is not trusted: every name is made in the directory
 // that was made for it before, opened as an os.Root, and items that do not come
 // in the order of a walk end it. So no name can be made twice, none below a
 // symbolic link, none outside. In memory is a directory a level, and a path for
 // every file that has several names.
+//
+// Where the partial is one that is gone on with, what is up to its mark has to be
+// there as it should be, and what is behind it is made anew. Directories get what
+// is known of them at their end in any case.
 type extraction struct {
 	t      *target
 	asRoot bool // owners, setuid, setgid and devices are made too
 	tell   func(path string, err error)
 
-	tmp    string // empty: nothing has been made
-	root   *os.Root
-	forget func()
-	lone   bool // what is fetched is no directory; it is called loneName in tmp
+	at     mark     // where it begins
+	look   bool     // what it is is to be known, nothing is to be made
+	root   *os.Root // nil: nothing has been made
+	lone   bool     // what is fetched is no directory; root is that of the target then
 	begun  bool
 	stack  []extractDir
 	file   *extractFile      // that is being written
+	last   string            // the last entry that is complete
 	groups map[uint64]string // where the first name of a file with several is
 
 	files, bytes int64
 	leftOut      int
 }
 
-// loneName is the name in the temporary directory of what is no directory.
-const loneName = "item"
+// itemCost is what an entry counts for, in bytes, until the next sync.
+const itemCost = 512
+
+// restart begins, or begins anew, where a partial ends. With look it is only to
+// find out what that is.
+func (x *extraction) restart(at mark, look bool) {
+	x.close()
+	*x = extraction{t: x.t, asRoot: x.asRoot, tell: x.tell, at: at, look: look}
+}
 
 // extractDir is a directory that is being filled.
 type extractDir struct {
@@ -68,7 +80,7 @@ func (x *extraction) Take(item node.Item) (io.Writer, error) {
 		if item.Path != "" {
 			return nil, errOrder
 		}
-		return x.begin(item.Entry)
+		return x.begin(item)
 	}
 	parent, name := path.Split(item.Path)
 	parent = strings.TrimSuffix(parent, "/")
@@ -91,13 +103,16 @@ func (x *extraction) Take(item node.Item) (io.Writer, error) {
 		return nil, errOrder
 	}
 	d.last = name
-	return x.make(d.at, item.Path, name, item.Entry)
+	if err := x.t.part.wrote(itemCost, x.point); err != nil {
+		return nil, err
+	}
+	return x.item(d.at, item.Path, name, item)
 }
 
-// begin makes the temporary directory.
-func (x *extraction) begin(e volume.Entry) (io.Writer, error) {
-	x.lone = e.Kind != volume.DirEntry
-	if err := x.t.named(e.Name); err != nil {
+// begin takes the partial into use.
+func (x *extraction) begin(i node.Item) (io.Writer, error) {
+	x.lone = i.Entry.Kind != volume.DirEntry
+	if err := x.t.named(i.Entry.Name); err != nil {
 		return nil, err
 	}
 	mayReplace := x.t.mayReplaceTree
@@ -107,23 +122,172 @@ func (x *extraction) begin(e volume.Entry) (io.Writer, error) {
 	if err := mayReplace(); err != nil {
 		return nil, err
 	}
-	tmp, err := os.MkdirTemp(x.t.dir, ".p2pfs-get-*")
-	if err != nil {
+	if err := x.t.begin(i.ID, x.at, x.look); err != nil {
 		return nil, err
 	}
-	x.tmp, x.forget = tmp, removeAtExit(tmp)
-	if x.root, err = os.OpenRoot(tmp); err != nil {
+	made := x.t.part.path
+	if x.lone {
+		made = x.t.dir
+	} else if err := x.rootDir(made); err != nil {
+		return nil, err
+	}
+	var err error
+	if x.root, err = os.OpenRoot(made); err != nil {
 		return nil, err
 	}
 	at, err := x.root.OpenRoot(".")
 	if err != nil {
 		return nil, err
 	}
-	x.stack = append(x.stack, extractDir{at: at, entry: e})
+	x.stack = append(x.stack, extractDir{at: at, entry: i.Entry})
 	if x.lone {
-		return x.make(at, loneName, loneName, e)
+		return x.item(at, "", filepath.Base(x.t.part.path), i)
 	}
 	return nil, nil
+}
+
+// rootDir makes the directory that is the root, or sees that it is there.
+func (x *extraction) rootDir(made string) error {
+	if x.at == (mark{}) {
+		return os.Mkdir(made, 0o700)
+	}
+	i, err := os.Lstat(made)
+	if err != nil || !i.IsDir() || !ours(i) || i.Mode().Perm()&0o022 != 0 { // others may have been in it
+		return x.t.part.back(mark{})
+	}
+	if i.Mode().Perm()&0o700 == 0o700 {
+		return nil
+	}
+	return os.Chmod(made, 0o700)
+}
+
+// item makes one item, or goes on with it, or sees that it is there.
+func (x *extraction) item(at *os.Root, full, name string, i node.Item) (w io.Writer, err error) {
+	e := i.Entry
+	switch {
+	case x.at.After != "" && volume.ComparePaths(full, x.at.After) <= 0:
+		if ok, err := x.there(at, full, name, e); err != nil {
+			return nil, err
+		} else if ok {
+			x.last = full
+			return nil, nil
+		}
+		return nil, x.t.part.back(mark{After: x.last, Bytes: x.bytes})
+	case e.Kind == volume.FileEntry && x.at.Offset > 0:
+		w, err = x.goOn(at, full, name, i)
+		x.at.Offset = 0
+	default:
+		if x.at != (mark{}) {
+			if err := x.clear(at, full, name); err != nil {
+				return nil, err
+			}
+		}
+		w, err = x.make(at, full, name, e)
+		if w != nil && i.From > 0 {
+			return nil, fmt.Errorf("%s: the node sent it from byte %d on", show(x.called(full)), i.From)
+		}
+	}
+	if x.file == nil {
+		x.last = full
+	}
+	return w, err
+}
+
+// clear removes what is at a name: it was not synced.
+func (x *extraction) clear(at *os.Root, full, name string) error {
+	if x.lone {
+		full = ""
+	}
+	if err := at.RemoveAll(name); err == nil {
+		return nil
+	}
+	return removeTree(filepath.Join(x.t.part.path, filepath.FromSlash(full)))
+}
+
+// timeSlack is how far the time of a file may be from the one that it was given:
+// FAT has every other second.
+const timeSlack = 2 * time.Second
+
+// there tells whether an item is there as it should be, and takes it in.
+func (x *extraction) there(at *os.Root, full, name string, e volume.Entry) (bool, error) {
+	i, err := at.Lstat(name)
+	if err != nil {
+		if e.Kind == volume.FileEntry || e.Kind == volume.DirEntry || e.Kind == volume.SymlinkEntry {
+			return false, nil
+		}
+		_, err = x.make(at, full, name, e) // a device, that is left out perhaps
+		return true, err
+	}
+	switch e.Kind {
+	case volume.DirEntry:
+		if !i.IsDir() {
+			return false, nil
+		}
+		if i.Mode().Perm()&0o700 != 0o700 {
+			if err := at.Chmod(name, 0o700); err != nil {
+				return false, err
+			}
+		}
+		return true, x.enter(at, full, name, e)
+	case volume.FileEntry:
+		first, linked := x.groups[e.Group]
+		if !i.Mode().IsRegular() || i.Size() != e.Size || i.ModTime().Sub(e.MTime).Abs() >= timeSlack {
+			return false, nil
+		}
+		if linked && e.Group != 0 {
+			if f, err := x.root.Lstat(first); err == nil && os.SameFile(f, i) {
+				x.files++
+				return true, nil
+			}
+		}
+		x.grouped(full, e)
+		x.bytes += e.Size
+	case volume.SymlinkEntry:
+		if to, err := at.Readlink(name); err != nil || to != e.Target {
+			return false, nil
+		}
+	default:
+		if i.Mode().Type()&(fs.ModeDevice|fs.ModeNamedPipe) == 0 {
+			return false, nil
+		}
+	}
+	x.files++
+	return true, nil
+}
+
+// goOn goes on with the file that was being written.
+func (x *extraction) goOn(at *os.Root, full, name string, i node.Item) (io.Writer, error) {
+	offset := x.at.Offset
+	f, err := x.t.part.open(at, name, offset, x.lone)
+	if errors.Is(err, errElsewhere) {
+		return nil, x.t.part.back(mark{After: x.at.After, Bytes: x.bytes})
+	}
+	if err != nil {
+		return nil, err
+	}
+	x.files++
+	x.grouped(full, i.Entry)
+	x.file = &extractFile{x: x, f: f, at: at, path: full, name: name, entry: i.Entry, written: offset}
+	if i.From == offset {
+		return x.file, nil
+	}
+	if i.From > 0 {
+		return nil, fmt.Errorf("%s: the node sent it from byte %d on, not from %d", show(x.called(full)), i.From, offset)
+	}
+	return &skipping{w: x.file, n: offset}, nil // a node of an earlier version, that sends all of it
+}
+
+// skipping drops the first n bytes.
+type skipping struct {
+	w io.Writer
+	n int64
+}
+
+func (s *skipping) Write(p []byte) (int, error) {
+	drop := int(min(s.n, int64(len(p))))
+	s.n -= int64(drop)
+	n, err := s.w.Write(p[drop:])
+	return drop + n, err
 }
 
 // make makes one item, at a name in at that is free.
@@ -136,12 +300,7 @@ func (x *extraction) make(at *os.Root, full, name string, e volume.Entry) (io.Wr
 		if err := at.Mkdir(name, 0o700); err != nil {
 			return nil, err
 		}
-		sub, err := at.OpenRoot(name)
-		if err != nil {
-			return nil, err
-		}
-		x.stack = append(x.stack, extractDir{at: sub, entry: e, path: full})
-		return nil, nil
+		return nil, x.enter(at, full, name, e)
 	case volume.SymlinkEntry:
 		x.files++
 		return nil, x.makeLink(at, name, e)
@@ -149,24 +308,104 @@ func (x *extraction) make(at *os.Root, full, name string, e volume.Entry) (io.Wr
 		err := x.makeNode(at, name, e)
 		if errors.Is(err, node.ErrLeftOut) {
 			x.leftOut++
-			x.tell(full, err)
+			x.tell(x.called(full), err)
 			return nil, nil
 		}
 		x.files++
 		return nil, err
 	}
-	return nil, fmt.Errorf("%s is of kind %d, which this version does not know", show(full), e.Kind)
+	return nil, fmt.Errorf("%s is of kind %d, which this version does not know", show(x.called(full)), e.Kind)
+}
+
+// called is what an item is called in messages.
+func (x *extraction) called(full string) string {
+	if x.lone {
+		return filepath.Base(x.t.path)
+	}
+	return full
+}
+
+// enter begins to fill a directory.
+func (x *extraction) enter(at *os.Root, full, name string, e volume.Entry) error {
+	sub, err := at.OpenRoot(name)
+	if err != nil {
+		return err
+	}
+	x.stack = append(x.stack, extractDir{at: sub, entry: e, path: full})
+	return nil
+}
+
+// grouped notes where a file with several names is.
+func (x *extraction) grouped(full string, e volume.Entry) {
+	if e.Group == 0 {
+		return
+	}
+	if x.groups == nil {
+		x.groups = make(map[uint64]string)
+	}
+	x.groups[e.Group] = filepath.FromSlash(full)
+}
+
+// point is how far it is, and what makes that durable.
+func (x *extraction) point() (mark, func() error) {
+	if x.lone && x.file == nil {
+		return x.t.part.mark, func() error { return nil }
+	}
+	m := mark{After: x.last, Bytes: x.bytes}
+	if f := x.file; f != nil {
+		if f.entry.Sparse { // it may end with a hole for now
+			if err := f.f.Truncate(f.written); err != nil {
+				return m, func() error { return err }
+			}
+		}
+		m.Offset = f.written
+		m.Bytes += f.written
+	}
+	switch {
+	case x.lone:
+		return m, x.file.f.Sync
+	case syncsAll:
+		root := x.root
+		return m, func() error { return syncAll(root) }
+	}
+	err := x.syncNames()
+	return m, func() error { return err }
+}
+
+// syncNames makes the names in the directories that are being filled durable,
+// and what there is of the file that is being written. What is complete is.
+func (x *extraction) syncNames() error {
+	if x.file != nil {
+		if err := x.file.f.Sync(); err != nil {
+			return err
+		}
+	}
+	for _, d := range x.stack {
+		if runtime.GOOS == "windows" {
+			break
+		}
+		f, err := d.at.Open(".")
+		if err != nil {
+			return err
+		}
+		err = f.Sync()
+		_ = f.Close()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // extractFile is a file that is being written.
 type extractFile struct {
+	x       *extraction
 	f       *os.File
 	at      *os.Root
 	path    string // in the tree
 	name    string
 	entry   volume.Entry
 	written int64 // bytes, holes included
-	flush   flusher
 }
 
 func (x *extraction) makeFile(at *os.Root, full, name string, e volume.Entry) (io.Writer, error) {
@@ -180,13 +419,8 @@ func (x *extraction) makeFile(at *os.Root, full, name string, e volume.Entry) (i
 	if err != nil {
 		return nil, err
 	}
-	x.file = &extractFile{f: f, at: at, path: full, name: name, entry: e, flush: flusher{f: f}}
-	if e.Group != 0 {
-		if x.groups == nil {
-			x.groups = make(map[uint64]string)
-		}
-		x.groups[e.Group] = filepath.FromSlash(full)
-	}
+	x.file = &extractFile{x: x, f: f, at: at, path: full, name: name, entry: e}
+	x.grouped(full, e)
 	return x.file, nil
 }
 
@@ -196,12 +430,19 @@ const holeLen = 4 << 10
 
 func (f *extractFile) Write(p []byte) (int, error) {
 	if int64(len(p)) > f.entry.Size-f.written {
-		return 0, fmt.Errorf("%s: there are more than its %d bytes", show(f.path), f.entry.Size)
+		return 0, fmt.Errorf("%s: there are more than its %d bytes", show(f.x.called(f.path)), f.entry.Size)
 	}
+	n, err := f.write(p)
+	if err == nil {
+		err = f.x.t.part.wrote(n, f.x.point)
+	}
+	return n, err
+}
+
+func (f *extractFile) write(p []byte) (int, error) {
 	if !f.entry.Sparse {
 		n, err := f.f.Write(p)
 		f.written += int64(n)
-		f.flush.wrote(n)
 		return n, err
 	}
 	done := 0
@@ -223,7 +464,6 @@ func (f *extractFile) Write(p []byte) (int, error) {
 			if _, err := f.f.WriteAt(p[done:done+n], f.written); err != nil {
 				return done, err
 			}
-			f.flush.wrote(n)
 		}
 		f.written += int64(n)
 		done += n
@@ -247,9 +487,12 @@ func (x *extraction) endFile() error {
 		return nil
 	}
 	x.file = nil
-	err := f.flush.wait()
+	var err error
+	if x.lone { // whose sync it is
+		err = x.t.part.wait()
+	}
 	if err == nil && f.written != f.entry.Size {
-		err = fmt.Errorf("%s: the node sent %d bytes, the file has %d", show(f.path), f.written, f.entry.Size)
+		err = fmt.Errorf("%s: the node sent %d bytes, the file has %d", show(x.called(f.path)), f.written, f.entry.Size)
 	}
 	if err == nil && f.entry.Sparse {
 		err = f.f.Truncate(f.written) // it may end with a hole
@@ -260,8 +503,11 @@ func (x *extraction) endFile() error {
 	if err == nil {
 		err = setMode(f.f, x.mode(f.entry))
 	}
-	if err == nil && !syncsAll {
+	if err == nil && (!syncsAll || x.lone) {
 		err = f.f.Sync()
+	}
+	if err == nil && x.lone {
+		err = x.t.part.record(mark{Offset: f.written, Bytes: f.written})
 	}
 	if cerr := f.f.Close(); err == nil {
 		err = cerr
@@ -269,7 +515,10 @@ func (x *extraction) endFile() error {
 	if err == nil {
 		err = f.at.Chtimes(f.name, time.Time{}, f.entry.MTime)
 	}
-	x.bytes += f.written
+	if err == nil {
+		x.last = f.path
+		x.bytes += f.written
+	}
 	return err
 }
 
@@ -390,9 +639,15 @@ func (x *extraction) finish() error {
 	if err := x.endFile(); err != nil {
 		return err
 	}
+	if err := x.t.part.wait(); err != nil {
+		return err
+	}
 	for len(x.stack) > 0 {
-		if len(x.stack) == 1 && syncsAll { // before its mode may forbid to open it
+		if len(x.stack) == 1 && syncsAll && !x.lone { // before its mode may forbid to open it
 			if err := syncAll(x.root); err != nil {
+				return err
+			}
+			if err := x.t.part.record(mark{After: x.last, Bytes: x.bytes}); err != nil {
 				return err
 			}
 		}
@@ -403,21 +658,23 @@ func (x *extraction) finish() error {
 	_ = x.root.Close()
 	x.root = nil
 	if x.lone && x.leftOut > 0 {
-		return nil // and discarded
+		x.t.part.done()
+		x.t.part = nil
+		return nil
 	}
 	if err := x.place(); err != nil {
 		return err
 	}
-	return syncDir(x.t.dir)
+	err := syncDir(x.t.dir)
+	x.t.part.done()
+	x.t.part = nil
+	return err
 }
 
 // place renames what has been made. What it replaces is moved away first, and
 // back if it fails.
 func (x *extraction) place() error {
-	made := x.tmp
-	if x.lone {
-		made = filepath.Join(x.tmp, loneName)
-	}
+	made := x.t.part.path
 	there, err := os.Lstat(x.t.path)
 	switch {
 	case err == nil && x.t.force && x.lone && !there.IsDir():
@@ -428,7 +685,6 @@ func (x *extraction) place() error {
 		} else if err != nil {
 			return err
 		}
-		x.keep()
 		return nil
 	}
 	old, err := os.MkdirTemp(x.t.dir, ".p2pfs-get-*")
@@ -444,7 +700,6 @@ func (x *extraction) place() error {
 	if err := os.Rename(made, x.t.path); err != nil {
 		return errors.Join(err, os.Rename(old, x.t.path))
 	}
-	x.keep()
 	forget := removeAtExit(old)
 	defer forget()
 	if err := removeTree(old); err != nil {
@@ -453,18 +708,23 @@ func (x *extraction) place() error {
 	return nil
 }
 
-// keep has discard leave the temporary directory, which is a tree now, alone.
-func (x *extraction) keep() {
-	if !x.lone {
-		x.forget()
-		x.tmp = ""
+// discard ends what is not whole; what there is of it is made durable.
+func (x *extraction) discard() {
+	if x.root != nil && x.t.part != nil && x.t.part.wait() == nil {
+		m, sync := x.point()
+		if m.beyond(x.t.part.mark) && sync() == nil {
+			_ = x.t.part.record(m)
+		}
 	}
+	x.close()
 }
 
-// discard removes what has not become what was asked for.
-func (x *extraction) discard() {
+// close closes what is open.
+func (x *extraction) close() {
+	if x.t.part != nil {
+		_ = x.t.part.wait()
+	}
 	if x.file != nil {
-		_ = x.file.flush.wait()
 		_ = x.file.f.Close()
 		x.file = nil
 	}
@@ -475,11 +735,6 @@ func (x *extraction) discard() {
 	if x.root != nil {
 		_ = x.root.Close()
 		x.root = nil
-	}
-	if x.tmp != "" {
-		_ = removeTree(x.tmp)
-		x.forget()
-		x.tmp = ""
 	}
 }
 

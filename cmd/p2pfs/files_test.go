@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -147,35 +146,6 @@ func holds(t *testing.T, dir, name, content string) {
 	}
 	if b, err := os.ReadFile(filepath.Join(dir, name)); err != nil || string(b) != content {
 		t.Errorf("got %q, %v; want %q", b, err, content)
-	}
-}
-
-func TestLargeGetIsSyncedOnItsWay(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir()
-	tg, err := newTarget(dir, false)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer tg.discard()
-	if err := tg.create("f"); err != nil {
-		t.Fatal(err)
-	}
-	piece := bytes.Repeat([]byte("p2pfs..."), 1<<17)
-	for range 2*flushLen/len(piece) + 1 {
-		if _, err := tg.Write(piece); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if tg.flush.running == nil {
-		t.Error("no sync began")
-	}
-	if err := tg.finish(node.FileInfo{Mode: 0o600}); err != nil {
-		t.Fatal(err)
-	}
-	i, err := os.Stat(filepath.Join(dir, "f"))
-	if err != nil || i.Size() != tg.written {
-		t.Errorf("got %v, %v; want %d bytes", i, err, tg.written)
 	}
 }
 

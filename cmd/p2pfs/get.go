@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -26,10 +27,12 @@ func getCommand(a *app) *cobra.Command {
 		Use:   "get SOURCE [-o PATH] [--force]",
 		Short: "Fetch a file or a tree",
 		Long: `get fetches the file or tree that a link leads to, and gives it its name, mode and
-time. LINK/PATH is a file or directory in a tree. -o names another place: a file,
-a directory to put it into, or - for stdout. What is there already is not replaced
+time. LINK/PATH is a file or directory in a tree. NAME:PATH is one in a volume, NAME:
+all of it, NAME@N:PATH as it was at head N. -o names another place: a file, a
+directory to put it into, or - for stdout. What is there already is not replaced
 without --force, and then as a whole. The file or tree appears when it is whole,
-never before.
+never before. What there is of it until then is .NAME.p2pfs-part beside it, and
+stays if the get is interrupted or fails: the same command goes on from there.
 
 In a tree, symbolic and hard links, holes and extended attributes are as they were.
 Owners, setuid and setgid bits and devices are made by root only; devices that are
@@ -37,6 +40,7 @@ left out are listed, and the exit status is 3.`,
 		Example: `  p2pfs get LINK
   p2pfs get LINK -o copies/
   p2pfs get LINK/2026/report.pdf
+  p2pfs get docs:2026/report.pdf
   p2pfs get LINK -o report.pdf --force`,
 		Args:                  arguments(1, 1),
 		Annotations:           exits(node.Partial, node.NotFound, node.Short, node.Corrupt, node.Refused),
@@ -58,11 +62,12 @@ type getLine struct {
 	Files   *int64  `json:"files,omitempty"` // of a tree
 }
 
-func (a *app) get(ctx context.Context, source, out string, force bool) error {
-	if err := checkSource(source); err != nil {
+func (a *app) get(ctx context.Context, text, out string, force bool) error {
+	s, err := readSource(text)
+	if err != nil {
 		return err
 	}
-	q := node.GetRequest{Source: source, Length: -1}
+	q := node.GetRequest{Source: text, Length: -1}
 	if out == "-" {
 		if a.json {
 			return usagef("", "--json and -o - would both write to stdout")
@@ -70,7 +75,7 @@ func (a *app) get(ctx context.Context, source, out string, force bool) error {
 		return a.withNode(ctx, func(ctx context.Context, api control.API) error {
 			p := a.progress("get")
 			defer p.end()
-			if isTree(source) {
+			if s.mayBeTree() {
 				return api.GetTree(ctx, q, &outSink{w: a.stdout}, p.update)
 			}
 			return api.Get(ctx, q, func(node.FileInfo) (io.Writer, error) { return a.stdout, nil }, p.update)
@@ -80,8 +85,9 @@ func (a *app) get(ctx context.Context, source, out string, force bool) error {
 	if err != nil {
 		return err
 	}
+	t.as = s.name()
 	return a.withNode(ctx, func(ctx context.Context, api control.API) error {
-		if isTree(source) {
+		if s.mayBeTree() {
 			return a.getTree(ctx, api, q, t)
 		}
 		begun := time.Now()
@@ -103,13 +109,21 @@ func (a *app) getTree(ctx context.Context, api control.API, q node.GetRequest, t
 	begun := time.Now()
 	x := &extraction{t: t, asRoot: os.Geteuid() == 0, tell: a.leftOut}
 	defer x.discard()
-	p := a.progress("get")
-	err := api.GetTree(ctx, q, x, p.update)
-	if err == nil {
-		err = x.finish()
-	}
-	p.end()
+	err := a.goOn(t, func(at mark, look bool, p *progress) error {
+		x.restart(at, look)
+		q.After, q.Offset = at.After, at.Offset
+		if look {
+			q.After = behindAll
+		}
+		err := api.GetTree(ctx, q, x, p.update)
+		if err == nil {
+			err = x.finish()
+		}
+		return err
+	})
 	if err != nil {
+		x.discard()
+		a.keep(t, err)
 		return err
 	}
 	took := time.Since(begun)
@@ -124,6 +138,47 @@ func (a *app) getTree(ctx context.Context, api control.API, q node.GetRequest, t
 	return err
 }
 
+// behindAll is a path behind all that there can be: with it a tree is given
+// without content.
+var behindAll = strings.Repeat("\xff", 256)
+
+// goOn has get fetch, from where its partial ends: from the beginning where there
+// is none. Which it is is known once the node has said what the content is, so
+// where one may be that is asked first, with look.
+func (a *app) goOn(t *target, get func(at mark, look bool, p *progress) error) error {
+	p := a.progress("get")
+	defer p.end()
+	var at mark
+	look := t.leftOver()
+	for range 8 {
+		err := get(at, look, p)
+		if !errors.Is(err, errElsewhere) {
+			return err
+		}
+		look = false
+		at = t.part.mark
+		p.begin(at.Bytes)
+		if at.Bytes > 0 {
+			a.say("%s: %s of it are here already", show(t.path), formatSize(at.Bytes))
+		}
+	}
+	return errors.New("what it leads to changes all the time")
+}
+
+// keep ends the partial of a get that has failed, and tells what is kept.
+func (a *app) keep(t *target, err error) {
+	if t.part == nil {
+		return
+	}
+	if errors.Is(err, errOrder) { // there is no going on with that
+		t.part.wipe()
+	}
+	if kept := t.part.leave(); kept > 0 {
+		a.say("%s: %s of it are kept in %s: the same command goes on from there", show(t.path), formatSize(kept), show(t.part.path))
+	}
+	t.part = nil
+}
+
 // outSink writes the content of one file.
 type outSink struct{ w io.Writer }
 
@@ -133,45 +188,64 @@ func (s *outSink) Take(item node.Item) (io.Writer, error) {
 	case volume.FileEntry:
 		return s.w, nil
 	case volume.DirEntry:
-		return nil, usagef("'p2pfs cat LINK/PATH' writes a file in it", "it is a directory, which cannot go to stdout")
+		return nil, usagef("'p2pfs cat LINK/PATH', or NAME:PATH, writes a file in it", "it is a directory, which cannot go to stdout")
 	}
 	return nil, usagef("'p2pfs get' makes it", "it is not a file, and cannot go to stdout")
 }
 
 // fetch gets a source into t and gives its size.
 func (a *app) fetch(ctx context.Context, api control.API, q node.GetRequest, t *target) (int64, error) {
-	defer t.discard()
-	p := a.progress("get")
-	defer p.end()
 	var info node.FileInfo
-	err := api.Get(ctx, q, func(i node.FileInfo) (io.Writer, error) {
-		info = i
-		return t, t.create(i.Name)
-	}, p.update)
+	err := a.goOn(t, func(at mark, look bool, p *progress) error {
+		t.discard()
+		q.Offset, q.Length = at.Offset, -1
+		if look {
+			q.Length = 0
+		}
+		err := api.Get(ctx, q, func(i node.FileInfo) (io.Writer, error) {
+			info = i
+			return t, t.create(i, at, look)
+		}, func(n node.Progress) {
+			if n.Total >= 0 {
+				n.Total += at.Offset
+			}
+			p.update(node.Progress{Done: n.Done + at.Offset, Total: n.Total})
+		})
+		if err != nil {
+			return err
+		}
+		if t.tmp == nil {
+			return errors.New("the node sent no file")
+		}
+		if t.written != info.Size {
+			return fmt.Errorf("the node sent %d bytes, the file has %d", t.written, info.Size)
+		}
+		return t.finish(info)
+	})
 	if err != nil {
+		t.discard()
+		a.keep(t, err)
 		return 0, err
 	}
-	if t.tmp == nil {
-		return 0, errors.New("the node sent no file")
-	}
-	if t.written != info.Size {
-		return 0, fmt.Errorf("the node sent %d bytes, the file has %d", t.written, info.Size)
-	}
-	return info.Size, t.finish(info)
+	return info.Size, nil
 }
 
-// target is where a get writes: a temporary file in the directory of the one it
-// becomes when it is whole.
+// target is where a get writes: a partial in the directory of the file or tree
+// that it becomes when it is whole.
 type target struct {
 	dir   string
-	name  string // empty: the file's own, in dir
+	name  string // empty: it is called as, in dir
+	as    string // empty: what the file itself is called
 	force bool
 
-	path    string // of the file, once its name is known
-	tmp     *os.File
-	forget  func() // takes tmp off what a signal removes
-	written int64  // bytes
-	flush   flusher
+	path string   // of the file, once its name is known
+	part *partial // nil: nothing has begun
+
+	tmp     *os.File // of a file: what is written to
+	written int64    // bytes, with those that were there
+
+	flushLen int   // in place of the constant, for tests; 0: that
+	keepLen  int64 // in place of the constant, for tests; 0: that
 }
 
 // newTarget finds out what -o means, and refuses early what will be refused
@@ -245,10 +319,13 @@ func (t *target) mayReplaceTree() error {
 }
 
 // named says, once it is known, what the file or tree is called, which whoever
-// made the link has chosen.
+// made the link has chosen. Where the source has said it that counts.
 func (t *target) named(name string) error {
 	if t.name != "" {
 		return nil
+	}
+	if t.as != "" {
+		name = t.as
 	}
 	if err := checkName(name); err != nil {
 		return err
@@ -261,21 +338,47 @@ func (t *target) errExists() error {
 	return &node.Error{Code: node.Failed, Hint: "--force replaces it, -o PATH names another", Err: fmt.Errorf("%s exists", show(t.path))}
 }
 
-// create makes the temporary file. name is what the file says it is called.
-func (t *target) create(name string) error {
-	if err := t.named(name); err != nil {
+// leftOver tells whether there may be a partial of it.
+func (t *target) leftOver() bool { return leftOver(t.dir, cmp.Or(t.name, t.as)) }
+
+// begin takes the partial of what has that ID into use. Where the get does not go
+// on from its mark the error is errElsewhere.
+func (t *target) begin(id string, at mark, look bool) error {
+	if t.part == nil {
+		var err error
+		if t.part, err = openPartial(t.dir, filepath.Base(t.path)); err != nil {
+			return err
+		}
+		t.part.flushLen, t.part.keepLen = cmp.Or(t.flushLen, flushLen), cmp.Or(t.keepLen, keepLen)
+	}
+	if m := t.part.of(id); m != at || look {
+		return errElsewhere
+	}
+	return nil
+}
+
+// create begins, or goes on with, a file.
+func (t *target) create(info node.FileInfo, at mark, look bool) error {
+	if err := t.named(info.Name); err != nil {
 		return err
 	}
 	if err := t.mayReplace(); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(t.dir, ".p2pfs-get-*")
+	if err := t.begin(info.ID, at, look); err != nil {
+		return err
+	}
+	dir, err := os.OpenRoot(t.dir)
 	if err != nil {
 		return err
 	}
-	t.tmp, t.forget = f, removeAtExit(f.Name())
-	t.flush.f = f
-	return nil
+	defer dir.Close()
+	t.written = at.Offset
+	t.tmp, err = t.part.open(dir, filepath.Base(t.part.path), at.Offset, true)
+	if errors.Is(err, errElsewhere) {
+		err = t.part.back(mark{})
+	}
+	return err
 }
 
 // checkName refuses names that would put a file elsewhere than the user thinks.
@@ -295,45 +398,58 @@ func checkName(name string) error {
 func (t *target) Write(p []byte) (int, error) {
 	n, err := t.tmp.Write(p)
 	t.written += int64(n)
-	t.flush.wrote(n)
+	if err == nil {
+		err = t.part.wrote(n, t.point)
+	}
 	return n, err
 }
 
-// finish makes the temporary file the one that was asked for, durably.
+// point is how far it is, and what makes that durable.
+func (t *target) point() (mark, func() error) {
+	return mark{Offset: t.written, Bytes: t.written}, t.tmp.Sync
+}
+
+// finish makes the partial the file that was asked for, durably.
 func (t *target) finish(info node.FileInfo) error {
-	if err := t.flush.wait(); err != nil {
+	if err := t.part.wait(); err != nil {
 		return err
 	}
 	if err := t.tmp.Chmod(fs.FileMode(info.Mode).Perm()); err != nil && runtime.GOOS != "windows" {
 		return err
 	}
-	if err := t.tmp.Sync(); err != nil {
+	m, sync := t.point()
+	if err := sync(); err != nil {
+		return err
+	}
+	if err := t.part.record(m); err != nil {
 		return err
 	}
 	if err := t.tmp.Close(); err != nil {
 		return err
 	}
-	if err := os.Chtimes(t.tmp.Name(), time.Time{}, info.ModTime); err != nil {
+	t.tmp = nil
+	if err := os.Chtimes(t.part.path, time.Time{}, info.ModTime); err != nil {
 		return err
 	}
 	if err := t.place(); err != nil {
 		return err
 	}
-	t.forget()
-	t.tmp = nil
-	return syncDir(t.dir)
+	err := syncDir(t.dir)
+	t.part.done()
+	t.part = nil
+	return err
 }
 
-// place gives the temporary file its name. Without force it does not replace
+// place gives the partial its name. Without force it does not replace
 // what has come there meanwhile.
 func (t *target) place() error {
 	if t.force {
-		return os.Rename(t.tmp.Name(), t.path)
+		return os.Rename(t.part.path, t.path)
 	}
-	err := os.Link(t.tmp.Name(), t.path)
+	err := os.Link(t.part.path, t.path)
 	switch {
 	case err == nil:
-		return os.Remove(t.tmp.Name())
+		return os.Remove(t.part.path)
 	case errors.Is(err, fs.ErrExist):
 		return t.errExists()
 	}
@@ -346,22 +462,24 @@ func (t *target) place() error {
 		return err
 	}
 	_ = f.Close()
-	if err := os.Rename(t.tmp.Name(), t.path); err != nil {
+	if err := os.Rename(t.part.path, t.path); err != nil {
 		_ = os.Remove(t.path)
 		return err
 	}
 	return nil
 }
 
-// discard removes the temporary file, if it has not become the file.
+// discard ends the writing of a file that is not whole; what there is of it
+// is made durable.
 func (t *target) discard() {
 	if t.tmp == nil {
 		return
 	}
-	_ = t.flush.wait()
+	m, sync := t.point()
+	if t.part.wait() == nil && sync() == nil {
+		_ = t.part.record(m)
+	}
 	_ = t.tmp.Close()
-	_ = os.Remove(t.tmp.Name())
-	t.forget()
 	t.tmp = nil
 }
 
@@ -376,40 +494,4 @@ func syncDir(dir string) error {
 	}
 	defer d.Close()
 	return d.Sync()
-}
-
-// flushLen is how many bytes are written before the disk is set to work on
-// them. Without that a large file would wait for all of the disk at its end.
-const flushLen = 32 << 20
-
-// flusher syncs a file while it is written.
-type flusher struct {
-	f       *os.File
-	pending int        // bytes written since the last sync began
-	running chan error // of a sync under way, else nil
-}
-
-// wrote starts a sync after every flushLen bytes, one at a time.
-func (w *flusher) wrote(n int) {
-	w.pending += n
-	if w.pending < flushLen || w.running != nil && len(w.running) == 0 {
-		return
-	}
-	if w.wait() != nil {
-		return // the sync at the end will tell
-	}
-	w.pending = 0
-	done := make(chan error, 1)
-	w.running = done
-	go func() { done <- w.f.Sync() }()
-}
-
-// wait waits for a sync that is under way.
-func (w *flusher) wait() error {
-	if w.running == nil {
-		return nil
-	}
-	err := <-w.running
-	w.running = nil
-	return err
 }

@@ -33,6 +33,7 @@ answer, and have failed no sample, count as live; unknown are those of them that
 given none yet. How old the oldest sample is, is shown in either case.`,
 		Example: `  p2pfs health
   p2pfs health LINK
+  p2pfs health docs:
   p2pfs health --json LINK`,
 		Args:                  arguments(0, 1),
 		Annotations:           exits(node.NotFound, node.Short, node.Corrupt, node.Refused),
@@ -67,7 +68,7 @@ func (a *app) printHealth(h node.Health) error {
 		}
 		return a.printJSON(h)
 	}
-	of := map[string]string{"node": "what this node holds", "file": "a file", "tree": "a tree", "verify": "what a verify link covers"}[h.Kind]
+	of := map[string]string{"node": "what this node holds", "file": "a file", "tree": "a tree", "volume": "a volume", "verify": "what a verify link covers"}[h.Kind]
 	if of == "" {
 		of = h.Kind
 	}

@@ -14,10 +14,13 @@ func linkCommand(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "link SOURCE [--verify]",
 		Short: "Print a link to something, or one that lets nothing be read",
-		Long: `link prints a link to SOURCE. With --verify it is one with which its packs can be
+		Long: `link prints a link to SOURCE. To what is in a volume it is one to that as it is now,
+which does not change with the volume; 'p2pfs volume link' prints one that does. With
+--verify it is one with which its packs can be
 checked and repaired, and nothing can be read: to be given to who looks after the
 data without seeing it.`,
-		Example: `  p2pfs link LINK --verify
+		Example: `  p2pfs link docs:2026/report.pdf
+  p2pfs link LINK --verify
   p2pfs health $(p2pfs link LINK --verify)`,
 		Args:                  arguments(1, 1),
 		Annotations:           exits(node.NotFound, node.Short, node.Corrupt, node.Refused),
@@ -44,9 +47,13 @@ func (a *app) link(ctx context.Context, source string, verify bool) error {
 		if err != nil {
 			return err
 		}
-		if a.json {
-			return a.printJSON(linkLine{Link: text})
-		}
-		return a.print("%s", text)
+		return a.printLink(text)
 	})
+}
+
+func (a *app) printLink(text string) error {
+	if a.json {
+		return a.printJSON(linkLine{Link: text})
+	}
+	return a.print("%s", text)
 }

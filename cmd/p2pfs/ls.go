@@ -17,14 +17,16 @@ func lsCommand(a *app) *cobra.Command {
 	var long, recursive bool
 	c := &cobra.Command{
 		Use:   "ls [-l] [-R] SOURCE",
-		Short: "List what is in a tree",
-		Long: `ls lists the names in the directory that LINK or LINK/PATH leads to, one a line;
--R the paths of all that is below it. -l adds mode, size in bytes and time, and
+		Short: "List what is in a tree or a volume",
+		Long: `ls lists the names in the directory that SOURCE leads to, one a line: LINK,
+LINK/PATH, or in a volume NAME:PATH, at its top NAME:, as it was NAME@N:PATH. -R lists
+the paths of all that is below it. -l adds mode, size in bytes and time, and
 where a symbolic link leads. The size of a directory is that of all files below it.
 Of anything else than a directory it lists that itself.`,
 		Example: `  p2pfs ls LINK
   p2pfs ls -l LINK/photos
-  p2pfs ls -R --json LINK`,
+  p2pfs ls -R --json LINK
+  p2pfs ls mine:put`,
 		Args:                  arguments(1, 1),
 		Annotations:           exits(node.NotFound, node.Short, node.Corrupt, node.Refused),
 		DisableFlagsInUseLine: true,
@@ -55,7 +57,7 @@ var kindLetters = map[volume.EntryKind]byte{
 }
 
 func (a *app) ls(ctx context.Context, source string, long, recursive bool) error {
-	if err := checkSource(source); err != nil {
+	if _, err := readSource(source); err != nil {
 		return err
 	}
 	return a.withNode(ctx, func(ctx context.Context, api control.API) error {

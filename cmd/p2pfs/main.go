@@ -102,7 +102,7 @@ for itself, which keeps nothing for others, and ends it when it is done.`,
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.SetHelpTemplate(helpTemplate)
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return usagef(c.CommandPath()+" --help has the flags", "%s: %s", c.Name(), firstLine(err.Error()))
+		return usagef(c.CommandPath()+" --help has the flags", "%s: %s", nameOf(c), firstLine(err.Error()))
 	})
 	f := root.PersistentFlags()
 	f.StringVar(&a.home, "home", "", "directory of the node: keys, settings, data (also P2PFS_HOME)")
@@ -113,19 +113,31 @@ for itself, which keeps nothing for others, and ends it when it is done.`,
 
 	root.AddCommand(
 		initCommand(a), inviteCommand(a), joinCommand(a), expelCommand(a), nodeCommand(a),
-		putCommand(a), getCommand(a), catCommand(a), lsCommand(a), statCommand(a), linkCommand(a), rmCommand(a),
+		putCommand(a), getCommand(a), catCommand(a), lsCommand(a), statCommand(a), linkCommand(a),
+		rmCommand(a), mvCommand(a), mkdirCommand(a), volumeCommand(a),
 		healthCommand(a), repairCommand(a), leaveCommand(a), peersCommand(a), statusCommand(a),
 		configCommand(a), versionCommand(a), completionCommand(a),
 	)
 	ran = new(bool)
-	for _, c := range root.Commands() {
+	watch(root, ran)
+	return root, ran
+}
+
+// watch has all commands below parent tell when they are reached.
+func watch(parent *cobra.Command, ran *bool) {
+	for _, c := range parent.Commands() {
 		run := c.RunE
 		c.RunE = func(c *cobra.Command, args []string) error {
 			*ran = true
 			return run(c, args)
 		}
+		watch(c, ran)
 	}
-	return root, ran
+}
+
+// nameOf is what a command is called in messages: "put", "volume list".
+func nameOf(c *cobra.Command) string {
+	return strings.TrimPrefix(c.CommandPath(), c.Root().Name()+" ")
 }
 
 const helpTemplate = `{{with (or .Long .Short)}}{{. | trimTrailingWhitespaces}}
@@ -141,7 +153,7 @@ var exitTexts = map[node.Code]string{
 	node.Failed:      "error",
 	node.Usage:       "wrong usage, or a malformed link",
 	node.Partial:     "partly done: some files failed or are left out, or fewer shards than asked",
-	node.NotFound:    "nothing was found under that link, or no such path in it",
+	node.NotFound:    "nothing was found under that link or name, or no such path in it",
 	node.Short:       "too few shards to restore the file",
 	node.NoPeers:     "too few peers, or no space, to store",
 	node.Corrupt:     "corrupt data, or a bad signature",
@@ -166,9 +178,9 @@ func arguments(least, most int) cobra.PositionalArgs {
 		hint := "usage: " + c.UseLine()
 		switch {
 		case len(args) < least:
-			return usagef(hint, "%s: an argument is missing", c.Name())
+			return usagef(hint, "%s: an argument is missing", nameOf(c))
 		case most >= 0 && len(args) > most:
-			return usagef(hint, "%s: one argument too many: %s", c.Name(), showSource(args[most]))
+			return usagef(hint, "%s: one argument too many: %s", nameOf(c), showSource(args[most]))
 		}
 		return nil
 	}

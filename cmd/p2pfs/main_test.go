@@ -155,7 +155,10 @@ func randomFile(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 func setLink(ts *testscript.TestScript, _ bool, args []string) {
-	ts.Setenv(args[0], testLink(map[string]volume.Kind{"file": volume.KindFile, "tree": volume.KindTree, "verify": volume.KindVerify}[args[1]]))
+	ts.Setenv(args[0], testLink(map[string]volume.Kind{
+		"file": volume.KindFile, "tree": volume.KindTree, "verify": volume.KindVerify,
+		"volume-read": volume.KindVolumeRead, "volume-verify": volume.KindVolumeVerify, "volume-write": volume.KindVolumeWrite,
+	}[args[1]]))
 }
 
 func testLink(kind volume.Kind) string {
@@ -220,18 +223,29 @@ func (f *fake) Put(ctx context.Context, q node.PutRequest, r io.Reader, _ func(n
 		return node.PutResult{}, ctx.Err()
 	}
 	n, err := io.Copy(io.Discard, r)
-	res := node.PutResult{Link: testLink(volume.KindFile), Bytes: n, Packs: 2, K: 8, N: 20, Stored: 20, Survives: 12, Seconds: 1.5}
+	res := node.PutResult{Link: testLink(volume.KindFile), Place: fakePlace(q, q.Name), Head: 7, Bytes: n, Packs: 2, K: 8, N: 20, Stored: 20, Survives: 12, Seconds: 1.5}
 	if f.how == "partial" {
 		res.Partial, res.Stored, res.Survives, res.Warning = true, 18, 10, "18 of 20 shards stored"
 	}
 	return res, err
 }
 
+// fakePlace is where a put goes.
+func fakePlace(q node.PutRequest, name string) string {
+	if q.Target == "" {
+		return ""
+	}
+	return strings.TrimSuffix(q.Target, "/") + "/" + name
+}
+
 // PutTree keeps the tree.
-func (f *fake) PutTree(ctx context.Context, _ node.PutRequest, src node.TreeSource, _ func(node.Progress)) (node.PutResult, error) {
+func (f *fake) PutTree(ctx context.Context, q node.PutRequest, src node.TreeSource, _ func(node.Progress)) (node.PutResult, error) {
 	res := node.PutResult{Link: testLink(volume.KindTree), Packs: 2, K: 8, N: 20, Stored: 20, Survives: 12, Seconds: 1.5}
 	var err error
 	f.tree, err = takeAll(ctx, src)
+	if len(f.tree) > 0 {
+		res.Place = fakePlace(q, f.tree[0].Entry.Name)
+	}
 	for _, i := range f.tree {
 		res.Bytes += int64(len(i.content))
 	}
@@ -241,7 +255,11 @@ func (f *fake) PutTree(ctx context.Context, _ node.PutRequest, src node.TreeSour
 // GetTree gives the tree that was put, or an entry of it that is no directory;
 // with "hang" it waits before the last.
 func (f *fake) GetTree(ctx context.Context, q node.GetRequest, sink node.TreeSink, _ func(node.Progress)) error {
-	if _, path, below := strings.Cut(q.Source, "/"); below {
+	_, path, below := strings.Cut(q.Source, "/")
+	if p, err := volume.ParsePlace(q.Source); err == nil {
+		path, below = p.Path, p.Path != ""
+	}
+	if below {
 		for _, i := range f.tree {
 			if i.Path == path {
 				i.Path = ""

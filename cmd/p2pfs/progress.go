@@ -42,6 +42,13 @@ const (
 	countBar = `{{string . "label"}} {{counters . }} {{string . "unit"}} {{bar . "[" "=" ">" " " "]"}} {{percent . }} {{rtime . "%s left"}}`
 )
 
+// begin says that n bytes were there before.
+func (p *progress) begin(n int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.lines.from = n
+}
+
 // update takes news from any goroutine.
 func (p *progress) update(n node.Progress) {
 	p.mu.Lock()
@@ -63,6 +70,7 @@ func (p *progress) update(n node.Progress) {
 			p.bar.SetTemplateString(countBar).Set("unit", p.unit)
 		}
 		p.bar.Set("label", p.label).Set(pb.Color, false)
+		p.bar.SetCurrent(p.lines.from) // of which it takes no rate
 		p.bar.SetWriter(p.a.stderr.w).Start()
 		p.a.stderr.setBar(true)
 	}
@@ -87,6 +95,7 @@ func (p *progress) end() {
 type rate struct {
 	unit        string // what is counted; empty: bytes
 	begun, told time.Time
+	from        int64 // what was there when it begun
 }
 
 // line gives the line due at now, "" where none is.
@@ -95,7 +104,7 @@ func (r *rate) line(now time.Time, n node.Progress) string {
 		return ""
 	}
 	r.told = now
-	perSecond := float64(n.Done) / now.Sub(r.begun).Seconds()
+	perSecond := float64(n.Done-r.from) / now.Sub(r.begun).Seconds()
 	if r.unit != "" {
 		return fmt.Sprintf("%d of %d %s", n.Done, n.Total, r.unit) + timeLeft(n, perSecond)
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -16,24 +17,32 @@ import (
 	"github.com/p2pfs/p2pfs/erasure"
 	"github.com/p2pfs/p2pfs/node"
 	"github.com/p2pfs/p2pfs/pack"
+	"github.com/p2pfs/p2pfs/volume"
 )
 
-// putOptions are the flags of put.
+// putOptions are the flags of put, and its target.
 type putOptions struct {
 	redundancy schemeFlag
 	expires    durationFlag
 	exclude    excludes
+	target     string // NAME:DIR in a volume; empty: there is none
 }
 
 func putCommand(a *app) *cobra.Command {
 	var o putOptions
 	c := &cobra.Command{
-		Use:   "put [--redundancy K+M] [--expires D] [--exclude PATTERN]... PATH...",
+		Use:   "put [--redundancy K+M] [--expires D] [--exclude PATTERN]... PATH... [NAME:DIR]",
 		Short: "Store files and trees and print their links",
 		Long: `put stores files and directories with all that is below them, and prints a link
 for each, one a line. It returns when the shards are durable on distinct peers, and
 says how many losses that survives. PATH - is stdin. A link is all that is needed to
-get the file or tree, and without it nobody can: keep it.
+get the file or tree.
+
+NAME:DIR, if it comes last, is the directory in a volume in which they appear, each
+under its own name; NAME: is the volume's top. What has such a name there is
+replaced, and stays in the volume's past. Without it they appear in mine:put/DATE:
+mine is the home's own volume, so that a lost link is not a lost file. A local file
+with a colon in its name is written ./a:b.
 
 A tree keeps modes, times, owners, extended attributes, symbolic and hard links,
 pipes and devices. Files of it that cannot be read, or change meanwhile, are left out
@@ -45,16 +54,24 @@ any number of directories. !PATTERN puts it after all; the last that matches cou
 
 How redundant a file is follows from how many peers there are, up to any 8 of 20
 shards, unless --redundancy says it: 8+12 makes 20 shards any 8 of which restore
-the file.`,
+the file.
+
+A put that is interrupted, or killed, goes on where it was if the same command comes
+again within a day: what is stored already is not sent again.`,
 		Example: `  p2pfs put report.pdf
   tar -c photos | p2pfs put --redundancy 4+6 -
   p2pfs put --exclude '*.o' --exclude /build/ src
+  p2pfs put report.pdf photos docs:2026
   p2pfs put --expires 90d --json *.log`,
 		Args:                  arguments(1, -1),
-		Annotations:           exits(node.Partial, node.NoPeers, node.Refused),
+		Annotations:           exits(node.Partial, node.NotFound, node.Short, node.NoPeers, node.Corrupt, node.Refused),
 		DisableFlagsInUseLine: true,
 		RunE: func(c *cobra.Command, args []string) error {
-			return a.put(c.Context(), args, o)
+			paths, err := o.aim(args)
+			if err != nil {
+				return err
+			}
+			return a.put(c.Context(), paths, o)
 		},
 	}
 	c.Flags().Var(&o.redundancy, "redundancy", "K+M: K+M shards, any K of which restore the file (default: by the number of peers)")
@@ -91,6 +108,40 @@ func (f *schemeFlag) Type() string { return "K+M" }
 type putLine struct {
 	Path string `json:"path"`
 	node.PutResult
+	RawPlace []byte `json:"raw_place,omitempty"` // where Place is not exact, for JSON is UTF-8
+}
+
+// aim cuts the target off the end of what put is given.
+func (o *putOptions) aim(args []string) (paths []string, err error) {
+	last := len(args) - 1
+	if last == 0 || !volume.IsPlace(args[last]) {
+		return args, nil
+	}
+	paths, o.target = args[:last], args[last]
+	if _, err := parseChange(o.target); err != nil {
+		return nil, about("put "+show(o.target), err)
+	}
+	if o.expires != 0 {
+		return nil, usagef("'p2pfs volume prune' removes what is not in it any more",
+			"put %s: --expires is not for what is in a volume: that stays until it is pruned", show(o.target))
+	}
+	names := make(map[string]string)
+	for _, p := range paths {
+		name := putName(p)
+		if other, twice := names[name]; twice && p != "" {
+			return nil, usagef("put them into directories of their own", "put %s: %s and %s would both be %s there", show(o.target), show(other), show(p), show(name))
+		}
+		names[name] = p
+	}
+	return paths, nil
+}
+
+// putName is the name under which a path is stored.
+func putName(path string) string {
+	if path == "-" {
+		return "stdin"
+	}
+	return rootName(path)
 }
 
 func (a *app) put(ctx context.Context, paths []string, o putOptions) error {
@@ -99,9 +150,9 @@ func (a *app) put(ctx context.Context, paths []string, o putOptions) error {
 		switch {
 		case p == "":
 			return usagef("", "put: an empty path")
-		case isVolumePath(p):
-			return usagef("write ./"+show(p)+" for a local file of that name; without a target, put prints a link",
-				"put %s: volumes are not part of this version", show(p))
+		case volume.IsPlace(p):
+			return usagef("write ./"+show(p)+" for a local file of that name; into a volume it is p2pfs put PATH... "+show(p),
+				"put %s: a path in a volume where a local one is to be", show(p))
 		case p == "-":
 			stdin++
 		}
@@ -145,6 +196,9 @@ func (a *app) putAll(ctx context.Context, api control.API, paths []string, o put
 			continue
 		}
 		err = about("put "+show(p), err)
+		if ctx.Err() != nil {
+			a.say("%s: what is stored of it stays for a day: the same command goes on from there", show(p))
+		}
 		if len(paths) == 1 || ctx.Err() != nil {
 			return err
 		}
@@ -167,7 +221,11 @@ func (a *app) putAll(ctx context.Context, api control.API, paths []string, o put
 // putDone tells of a file that is stored.
 func (a *app) putDone(path string, res node.PutResult) error {
 	if a.json {
-		return a.printJSON(putLine{Path: path, PutResult: res})
+		l := putLine{Path: path, PutResult: res}
+		if !utf8.ValidString(res.Place) {
+			l.RawPlace = []byte(res.Place)
+		}
+		return a.printJSON(l)
 	}
 	if err := a.print("%s", res.Link); err != nil {
 		return err
@@ -182,8 +240,12 @@ func (a *app) putDone(path string, res node.PutResult) error {
 			what += fmt.Sprintf(" (%s new)", formatSize(res.NewBytes))
 		}
 	}
-	a.say("%s: %s stored in %s, any %d of %d shards restore it, survives %s", show(path), what,
-		formatDuration(time.Duration(res.Seconds*float64(time.Second))), res.K, res.N, losses(res.Survives))
+	where := ""
+	if res.Place != "" {
+		where = " as " + show(res.Place)
+	}
+	a.say("%s: %s stored in %s%s, any %d of %d shards restore it, survives %s", show(path), what,
+		formatDuration(time.Duration(res.Seconds*float64(time.Second))), where, res.K, res.N, losses(res.Survives))
 	return nil
 }
 
@@ -205,11 +267,11 @@ var errDirectory = &node.Error{
 
 // putOne stores a path. Whole tells whether nothing of it is left out.
 func (a *app) putOne(ctx context.Context, api control.API, path string, o putOptions) (res node.PutResult, whole bool, err error) {
-	q := node.PutRequest{Redundancy: o.redundancy.scheme, Expires: time.Duration(o.expires)}
+	q := node.PutRequest{Redundancy: o.redundancy.scheme, Expires: time.Duration(o.expires), Target: o.target}
 	p := a.progress("put " + show(filepath.Base(path)))
 	defer p.end()
 	if path == "-" {
-		q.Name, q.Mode, q.ModTime, q.Size = "stdin", 0o600, time.Now(), -1
+		q.Name, q.Mode, q.ModTime, q.Size = putName(path), 0o600, time.Now(), -1
 		res, err = api.Put(ctx, q, interruptible(ctx, a.stdin), p.update)
 		return res, true, err
 	}
@@ -234,7 +296,7 @@ func (a *app) putTree(ctx context.Context, api control.API, path string, q node.
 	if err != nil {
 		return res, false, err
 	}
-	q.Size, q.Source = -1, abs
+	q.Name, q.Size, q.Source = rootName(abs), -1, abs
 	if q.Parent, err = api.Parent(ctx, q); err != nil && ctx.Err() != nil {
 		return res, false, err
 	}

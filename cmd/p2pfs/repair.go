@@ -19,6 +19,7 @@ missing and places them on other peers, up to n of each pack, whether their repa
 is due or not. A verify link is enough. Holders repair by themselves what gets
 thin; this is for those who do not want to wait for them.`,
 		Example: `  p2pfs repair LINK
+  p2pfs repair docs:
   p2pfs repair --json LINK`,
 		Args:                  arguments(1, 1),
 		Annotations:           exits(node.Partial, node.NotFound, node.Short, node.NoPeers, node.Corrupt, node.Refused),

@@ -16,13 +16,14 @@ import (
 func statCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "stat SOURCE",
-		Short: "Say what a link leads to and how safe it is now",
-		Long: `stat says what a link leads to, and how safe it is: the holders of every
+		Short: "Say what a link or path leads to and how safe it is now",
+		Long: `stat says what SOURCE leads to, and how safe it is: the holders of every
 pack have to show a sample of what they have, and those that do are counted. A pack
 needs any k of its n shards; the line "survives" is how many holders more may be
 lost before the file is. 'p2pfs health' tells it pack by pack.`,
 		Example: `  p2pfs stat LINK
-  p2pfs stat --json LINK`,
+  p2pfs stat --json LINK
+  p2pfs stat docs:2026`,
 		Args:                  arguments(1, 1),
 		Annotations:           exits(node.NotFound, node.Short, node.Corrupt, node.Refused),
 		DisableFlagsInUseLine: true,
@@ -52,7 +53,9 @@ func (a *app) printStat(s node.Stat) error {
 	t := a.table()
 	t.row("kind", s.Kind)
 	if s.Kind == "file" || s.Kind == "tree" {
-		t.row("name", s.Name)
+		if s.Name != "" {
+			t.row("name", s.Name)
+		}
 		t.row("mode", fs.FileMode(s.Mode).Perm().String())
 		t.row("modified", s.ModTime.Local().Format(time.RFC3339))
 	}

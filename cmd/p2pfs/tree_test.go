@@ -76,10 +76,18 @@ func extract(t *testing.T, dir, name string, force, asRoot bool, all []treeItem)
 	}
 	x := &extraction{t: tg, asRoot: asRoot, tell: func(string, error) {}}
 	defer x.discard()
-	if err := give(x, all); err != nil {
-		return x, err
+	all = slices.Clone(all)
+	if len(all) > 0 {
+		all[0].ID = "of all"
 	}
-	return x, x.finish()
+	if err = give(x, all); err == nil {
+		err = x.finish()
+	}
+	if err != nil {
+		x.discard()
+		(&app{stderr: &errWriter{w: io.Discard}}).keep(tg, err)
+	}
+	return x, err
 }
 
 func walkAll(t *testing.T, path string, x *excludes) ([]treeItem, *walker) {

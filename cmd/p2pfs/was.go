@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"iter"
-	"strings"
 
 	"github.com/p2pfs/p2pfs/node"
 	"github.com/p2pfs/p2pfs/volume"
@@ -66,7 +65,7 @@ func (w *was) same(path string, e *volume.Entry) bool {
 			w.at, w.here = item, true
 			continue
 		}
-		switch c := compareWalk(w.at.Path, path); {
+		switch c := volume.ComparePaths(w.at.Path, path); {
 		case c > 0:
 			return false
 		case c == 0:
@@ -76,26 +75,4 @@ func (w *was) same(path string, e *volume.Entry) bool {
 		w.here = false
 	}
 	return false
-}
-
-// compareWalk compares two paths as a walk comes to them: a directory before
-// what is in it, the names in a directory by their bytes.
-func compareWalk(a, b string) int {
-	for {
-		x, restA, moreA := strings.Cut(a, "/")
-		y, restB, moreB := strings.Cut(b, "/")
-		if c := strings.Compare(x, y); c != 0 {
-			return c
-		}
-		switch {
-		case moreA && moreB:
-			a, b = restA, restB
-		case moreA:
-			return 1
-		case moreB:
-			return -1
-		default:
-			return 0
-		}
-	}
 }

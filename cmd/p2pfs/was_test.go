@@ -15,13 +15,13 @@ func TestPathsCompareInTheOrderOfAWalk(t *testing.T) {
 	order := []string{"", "a", "a/b", "a/b/c", "a/b!", "a/c", "a!", "a!/b", "a.b", "b"}
 	for i, a := range order {
 		for j, b := range order {
-			got := compareWalk(a, b)
+			got := volume.ComparePaths(a, b)
 			if (got < 0) != (i < j) || (got > 0) != (i > j) {
 				t.Errorf("%q and %q: got %d", a, b, got)
 			}
 		}
 	}
-	if !slices.IsSortedFunc(order, compareWalk) {
+	if !slices.IsSortedFunc(order, volume.ComparePaths) {
 		t.Error("not in order")
 	}
 }

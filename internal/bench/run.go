@@ -23,6 +23,7 @@ type report struct {
 	Machine  machine       `json:"machine"`
 	Size     int64         `json:"size_bytes"`
 	Networks []*networkRow `json:"networks"`
+	Trees    *treeRow      `json:"trees,omitempty"`
 	Parts    []part        `json:"parts"`
 }
 
@@ -40,6 +41,8 @@ func main() {
 	size := bytesFlag("size", 1<<30, "bytes of the file that is stored and fetched")
 	sets := flag.String("sets", "4+2/8,8+12/20", "networks to measure: redundancy/nodes, …")
 	ranges := flag.Int("ranges", 400, "range reads of 128 KiB in each network")
+	files := flag.Int("files", 10000, "files of 4 KiB in the tree that is stored, 0: none is")
+	snapshots := flag.Int("snapshots", 365, "snapshots of a volume that are pruned")
 	parts := flag.Bool("parts", true, "measure the parts by themselves too")
 	out := flag.String("json", "", "write all figures to this file")
 	dir := flag.String("dir", ".", "directory on the disk to measure, for homes and files")
@@ -51,8 +54,11 @@ func main() {
 
 	r := &report{Time: time.Now().UTC().Truncate(time.Second), Machine: thisMachine(), Size: int64(*size)}
 	err := withBench(*dir, func(b *bench) {
-		for set := range strings.SplitSeq(*sets, ",") {
+		for set := range strings.FieldsFuncSeq(*sets, func(r rune) bool { return r == ',' }) {
 			r.Networks = append(r.Networks, b.network(set, int64(*size), *ranges))
+		}
+		if *files > 0 {
+			r.Trees = b.trees(*files, *snapshots)
 		}
 		if *parts {
 			r.Parts = b.parts()

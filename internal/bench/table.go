@@ -37,6 +37,22 @@ func (r *report) print(w io.Writer) {
 		line("disk used, times the file", func(n *networkRow) string { return fmt.Sprintf("%.2f", n.DiskFactor) })
 		fmt.Fprintln(w)
 	}
+	if t := r.Trees; t != nil {
+		one := func(name, cell string) { fmt.Fprintf(w, "%-36s  %19s\n", name, cell) }
+		one(fmt.Sprintf("%d files of 4 KiB", t.Files), fmt.Sprintf("8+12 over %d nodes", t.Nodes))
+		one("put, files/s", f0(t.Put))
+		one("get, files/s", f0(t.Get))
+		one("packs", fmt.Sprint(t.Packs))
+		one("disk used, times content and n/k", fmt.Sprintf("%.2f", t.DiskFactor))
+		one("second put, s, and of the first", fmt.Sprintf("%.2f, %.0f %%", t.Second, 100*t.Second/t.First))
+		one("second put, new KiB", f0(float64(t.SecondNew)/1024))
+		one("put with one changed, s, new KiB", fmt.Sprintf("%.2f, %.0f", t.OneChanged, float64(t.OneNew)/1024))
+		one("ls -R, s", fmt.Sprintf("%.2f", t.List))
+		one("head update, p50 / p99 ms", f0(t.HeadUpdate.P50)+" / "+f0(t.HeadUpdate.P99))
+		one("head read, p50 / p99 ms", f0(t.HeadRead.P50)+" / "+f0(t.HeadRead.P99))
+		one(fmt.Sprintf("prune %d of %d snapshots, s", t.Removed, t.Snapshots), fmt.Sprintf("%.2f", t.Prune))
+		fmt.Fprintln(w)
+	}
 	if len(r.Parts) > 0 {
 		fmt.Fprintf(w, "%-36s  %19s  %19s\n", "parts by themselves", "MB/s", "CPU s/GiB")
 		for _, p := range r.Parts {

@@ -499,19 +499,22 @@ type Status struct {
 
 // Health is what `health --json` says.
 type Health struct {
-	Packs    int `json:"packs"`
-	Live     int `json:"live"`
-	Survives int `json:"survives"`
-	Unknown  int `json:"unknown"`
-	Repairs  int `json:"repairs"`
-	Worst    []struct {
-		ID       string `json:"id"`
-		K        int    `json:"k"`
-		N        int    `json:"n"`
-		Live     int    `json:"live"`
-		Survives int    `json:"survives"`
-		Repair   string `json:"repair"`
-	} `json:"worst"`
+	Packs    int          `json:"packs"`
+	Live     int          `json:"live"`
+	Survives int          `json:"survives"`
+	Unknown  int          `json:"unknown"`
+	Repairs  int          `json:"repairs"`
+	Worst    []PackHealth `json:"worst"`
+}
+
+// PackHealth is what health says of a pack.
+type PackHealth struct {
+	ID       string `json:"id"`
+	K        int    `json:"k"`
+	N        int    `json:"n"`
+	Live     int    `json:"live"`
+	Survives int    `json:"survives"`
+	Repair   string `json:"repair"`
 }
 
 // Node is a home with a process that runs its node.

@@ -1,0 +1,342 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/p2pfs/p2pfs/erasure"
+	"github.com/p2pfs/p2pfs/pack"
+	"github.com/p2pfs/p2pfs/store"
+	"github.com/p2pfs/p2pfs/volume"
+)
+
+// A commit is a change of a volume on its way: begin takes the volume as it is,
+// write stores what is new of it, publish makes it what the volume is. Until
+// then nobody sees anything of it; what of it was not published goes away, for no
+// holder is told that it is to stay.
+type commit struct {
+	n       *Node
+	v       *vol
+	w       *view
+	keys    *volume.Keys
+	now     time.Time
+	written volume.Written
+	past    []volume.Past
+	packs   []pack.ID // of the volume before
+	dying   []volume.DyingPack
+}
+
+// begin waits for its turn with a volume and looks at it; tips that nobody has
+// merged are merged first. The caller ends it with end.
+func (n *Node) begin(ctx context.Context, v *vol) (*commit, error) {
+	if err := v.mayWrite(); err != nil {
+		return nil, err
+	}
+	select {
+	case v.busy <- struct{}{}:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	c := &commit{n: n, v: v, keys: v.keys}
+	if err := c.take(ctx); err != nil {
+		c.end()
+		return nil, err
+	}
+	return c, nil
+}
+
+// end lets others have their turn.
+func (c *commit) end() { <-c.v.busy }
+
+const (
+	// takeTries is how often a volume is looked at again because another home
+	// merges the same heads.
+	takeTries = 8
+
+	// takePause is how long it has for that, the first time; up to twice as long,
+	// so that two that wait for each other fall out of step.
+	takePause = 250 * time.Millisecond
+)
+
+// take looks at the volume, and merges until there is one tip. What two homes
+// merge at the same time is one and the same pack, which one of them can store:
+// the other looks again.
+func (c *commit) take(ctx context.Context) error {
+	for try := 1; ; try++ {
+		err := c.takeOnce(ctx)
+		if !errors.Is(err, errOvertaken) || try == takeTries {
+			return err
+		}
+		e := c.n.engine
+		e.mu.Lock()
+		pause := takePause + time.Duration(e.rand.Int64N(int64(takePause)))
+		e.mu.Unlock()
+		if err := sleep(ctx, e.clock, pause*time.Duration(try)); err != nil {
+			return err
+		}
+	}
+}
+
+func (c *commit) takeOnce(ctx context.Context) error {
+	w, err := c.n.look(ctx, c.v)
+	if err != nil {
+		return err
+	}
+	c.w = w
+	if len(w.heads) == 1 && len(w.unkept) > 0 {
+		// A commit that ended before anybody had taken its head, or all who had are
+		// gone. Others are to see it although nothing may be otherwise now.
+		if err := c.n.engine.publish(ctx, w.heads[0]); err != nil {
+			return err
+		}
+	}
+	for len(c.w.heads) > 1 {
+		// What is in memory only cannot be built on: merged two by two.
+		rest := *c.w
+		two := &view{v: c.v, src: source{c.n.engine}, heads: rest.heads[:2:2], contents: rest.contents[:2:2]}
+		if two.root, err = volume.OpenEntry(ctx, two.src, two.contents[0].Root); err != nil {
+			return err
+		}
+		c.w = two
+		draft, _, err := c.n.merge(ctx, two, 1)
+		if err != nil {
+			return err
+		}
+		snapshot := two.contents[0].Snapshot || two.contents[1].Snapshot
+		if err := c.commit(ctx, draft, snapshot, nil); err != nil {
+			return fmt.Errorf("merge heads %d and %d of %s: %w", two.heads[0].Number, two.heads[1].Number, c.v, err)
+		}
+		if len(rest.heads) == 2 {
+			break
+		}
+		c.w = &view{v: c.v, src: two.src, heads: append(c.w.heads[:1:1], rest.heads[2:]...), contents: append(c.w.contents[:1:1], rest.contents[2:]...)}
+	}
+	c.now = c.n.engine.clock.Now()
+	return nil
+}
+
+// commit makes a draft what the volume is, by a put of its own.
+func (c *commit) commit(ctx context.Context, draft *volume.Draft, snapshot bool, ch *change) error {
+	p := c.n.engine.newPutter(ctx, c.keys.Owner, nil, 0)
+	defer p.end()
+	return c.commitBy(ctx, p, draft, snapshot, ch)
+}
+
+// commitBy is commit with all that p has stored.
+func (c *commit) commitBy(ctx context.Context, p *putter, draft *volume.Draft, snapshot bool, ch *change) error {
+	err := c.write(ctx, p, draft, snapshot, ch)
+	if err == nil {
+		err = p.confirm(ctx)
+	}
+	if err != nil {
+		return p.fail(ctx, err)
+	}
+	if err := c.own(p.packs, nil); err != nil {
+		return err
+	}
+	_, err = c.publish(ctx, snapshot)
+	return err
+}
+
+// fail ends a put that has failed, and gives the error that tells most. What was
+// stored is given up, unless the caller is the one who gave up: then the same put
+// again goes on with it, if it comes before holders drop it, a day after they
+// heard of this one last.
+func (p *putter) fail(ctx context.Context, err error) error {
+	if ctx.Err() == nil {
+		p.mu.Lock()
+		if p.failed != nil { // what stopped the rest
+			err = p.failed
+		}
+		p.mu.Unlock()
+	}
+	p.cancel(err)
+	p.wg.Wait()
+	if ctx.Err() == nil {
+		p.giveUp()
+	}
+	return err
+}
+
+// change is a change to a volume: to its tree, to its history.
+type change struct {
+	past  func([]volume.Past) []volume.Past // nil: it is thinned out only
+	packs []pack.ID                         // that the volume has now beside those that it had and those that are written
+	gone  map[pack.ID]bool                  // that it has no more
+	dying []volume.DyingPack                // nil: as before
+	set   bool                              // dying is what is dying now
+	again []*volume.Draft                   // of what past gives: what is to stand there
+	avoid map[pack.ID]bool                  // packs in which nothing is to stay of what is written anew
+}
+
+// write stores what is new in a draft, through p.
+func (c *commit) write(ctx context.Context, p *putter, draft *volume.Draft, snapshot bool, ch *change) error {
+	if ch == nil {
+		ch = &change{}
+	}
+	all, err := c.w.allPast(ctx)
+	if err != nil {
+		return err
+	}
+	now := c.n.engine.clock.Now()
+	c.past = thin(all, now)
+	if ch.past != nil {
+		c.past = ch.past(all)
+	}
+	ids, dying, err := c.w.packs(ctx)
+	if err != nil {
+		return err
+	}
+	if ch.set {
+		clear(dying)
+	}
+	for _, id := range ch.packs {
+		ids[id] = true
+		delete(dying, id)
+	}
+	for _, d := range ch.dying {
+		dying[d.ID] = d.Since
+	}
+	maps.DeleteFunc(ids, func(id pack.ID, _ bool) bool { return ch.gone[id] })
+	maps.DeleteFunc(dying, func(id pack.ID, _ time.Time) bool { return !ids[id] })
+	c.packs = slices.SortedFunc(maps.Keys(ids), compareID)
+	c.dying = make([]volume.DyingPack, 0, len(dying))
+	for _, id := range slices.SortedFunc(maps.Keys(dying), compareID) {
+		c.dying = append(c.dying, volume.DyingPack{ID: id, Since: dying[id]})
+	}
+	c.written, err = volume.WriteVolume(ctx, p, c.keys, draft, volume.Commit{Packs: c.packs, Past: c.past, Dying: c.dying, Again: ch.again}, volume.Options{Avoid: ch.avoid})
+	c.past = c.written.Past
+	c.dying = slices.DeleteFunc(c.dying, func(d volume.DyingPack) bool { return slices.Contains(c.written.Packs, d.ID) }) // it was needed again
+	return err
+}
+
+func compareID(a, b pack.ID) int { return bytes.Compare(a[:], b[:]) }
+
+// thin takes out of a history the heads that are no snapshots and old enough.
+func thin(past []volume.Past, now time.Time) []volume.Past {
+	keep := volume.Thin(past, now)
+	var out []volume.Past
+	for i, p := range past {
+		if keep[i] || p.Pin {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// own writes down in the catalog which packs the volume has now and had not.
+func (c *commit) own(packs []*placed, more []store.OwnedPack) error {
+	list := slices.Clone(more)
+	for _, p := range packs {
+		list = append(list, p.owned)
+	}
+	return c.n.ownVolume(c.v, c.written.Entry.Bytes, list)
+}
+
+// ownVolume writes packs of a volume into the catalog.
+func (n *Node) ownVolume(v *vol, size int64, packs []store.OwnedPack) error {
+	return n.engine.store.Own(store.Root{
+		ID: volumeRoot(v.owner), Link: v.link.String(), Name: v.String(), Bytes: size, Time: n.engine.clock.Now().UnixMilli(),
+	}, packs)
+}
+
+// publish makes what was written what the volume is, and all packs of it have to
+// be durable. When it returns without an error as many peers know as have to.
+func (c *commit) publish(ctx context.Context, snapshot bool) (*volume.Head, error) {
+	self := string(c.n.engine.self)
+	content := volume.HeadContent{
+		Time: c.n.engine.clock.Now(), Snapshot: snapshot, Peer: self,
+		Root: c.written.Root, History: c.written.History, Dying: c.written.Dying, Inventory: c.written.Inventory,
+	}
+	h, err := volume.NewHead(c.n.engine.network, c.keys, c.w.heads, volume.WriterOf(c.keys.Read, self), content, rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	// A writer builds each head on its last, whatever has become of that, for that
+	// is how others tell that one follows the other: see [volume.Head.Follows].
+	if _, err := c.n.rememberTips(c.v.owner, []*volume.Head{h}, &c.written.Entry); err != nil {
+		return nil, fmt.Errorf("remember head %d of %s: %w", h.Number, c.v, err)
+	}
+	if err := c.n.engine.publish(ctx, h); err != nil {
+		return nil, err
+	}
+	c.w = &view{
+		v: c.v, src: c.w.src, heads: []*volume.Head{h}, contents: []volume.HeadContent{content}, past: [][]volume.Past{c.past},
+		root: volume.Made(c.w.src, content.Root, c.written.Entry), ids: append(c.packs, c.written.Packs...), dying: c.dying,
+	}
+	c.n.volumes.cache(c.w)
+	return h, nil
+}
+
+// change changes a volume: edit says what is to be otherwise in its tree. It
+// gives the head that the volume has then; where nothing is to be otherwise, the
+// one that it had.
+func (n *Node) change(ctx context.Context, v *vol, snapshot bool, edit func(d *volume.Draft, now time.Time) error) (*volume.Head, error) {
+	c, err := n.begin(ctx, v)
+	if err != nil {
+		return nil, err
+	}
+	defer c.end()
+	draft := volume.NewDraft(c.w.root)
+	if err := edit(draft, c.now); err != nil {
+		return nil, err
+	}
+	if !draft.Changed() && len(c.w.heads) > 0 {
+		return c.w.heads[0], nil
+	}
+	if err := c.commit(ctx, draft, snapshot, nil); err != nil {
+		return nil, err
+	}
+	return c.w.heads[0], nil
+}
+
+// Growing packs of a volume needs what the catalog knows of them, which a home
+// that has come by the right to write later does not have yet.
+
+// adopt writes the packs of a volume into the catalog that are not in it: lost
+// is how many of them nobody was found to hold.
+func (n *Node) adopt(ctx context.Context, v *vol, ids []pack.ID, meta map[pack.ID]bool) (own, lost int, err error) {
+	var missing []pack.ID
+	for _, id := range ids {
+		if _, err := n.engine.store.OwnedPack(id); err != nil {
+			missing = append(missing, id)
+		}
+	}
+	found := make(chan store.OwnedPack, len(missing))
+	err = n.eachPack(ctx, missing, func(ctx context.Context, id pack.ID) error {
+		k, err := n.engine.locate(ctx, id, effort{all: true})
+		if CodeOf(err) == NotFound {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		st := &k.manifest.State
+		if st.Owner != v.owner {
+			return nil
+		}
+		found <- store.OwnedPack{
+			ID: id, Meta: meta[id], Given: st.Given, Scheme: erasure.Scheme{K: st.K, M: st.M}, Number: st.Number, Expires: st.Expires,
+			Len: k.geometry.Len, Content: st.Content,
+		}
+		return nil
+	})
+	close(found)
+	var packs []store.OwnedPack
+	for p := range found {
+		packs = append(packs, p)
+	}
+	if err != nil {
+		return 0, 0, err
+	}
+	if len(packs) > 0 {
+		err = n.ownVolume(v, 0, packs)
+	}
+	return len(ids) - len(missing) + len(packs), len(missing) - len(packs), err
+}

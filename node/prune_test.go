@@ -1,0 +1,148 @@
+package node
+
+import (
+	"context"
+	"strings"
+	"testing"
+
+	"github.com/p2pfs/p2pfs/volume"
+	"github.com/p2pfs/p2pfs/wire"
+)
+
+// A removal by a link leaves heads in the history that refer to what is gone.
+func TestWhatWasRemovedByItsLinkIsInNobodysWay(t *testing.T) {
+	m := newMemNet(t, 511, 5, 0)
+	a := m.home(t, 1)
+	// So many entries that their list is in a chunk of its own.
+	tree, err := a.PutTree(t.Context(), PutRequest{Size: -1}, aTree(3, 100), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := into(t, a, "", "file", strings.Repeat("file", 1000))
+	kept := into(t, a, "", "kept", strings.Repeat("kept", 1000))
+	for _, link := range []string{tree.Link, file.Link} {
+		if res, err := a.Remove(t.Context(), link); err != nil || res.Packs == 0 {
+			t.Errorf("remove: %+v, %v", res, err)
+		}
+	}
+	for range 2 {
+		if _, err := a.VolumePrune(t.Context(), Mine, PruneRequest{Now: true}); err != nil {
+			t.Errorf("prune: %v", err)
+		}
+	}
+	b := m.added(t, 2, rightTo(t, a, Mine, "write"), "theirs")
+	for _, n := range []*Node{a, b} {
+		name := map[*Node]string{a: Mine, b: "theirs"}[n]
+		if got := names(t, n, name+":put"); strings.Count(got, "/") != 1 || !strings.Contains(got, "/kept") {
+			t.Errorf("got %q", got)
+		}
+		if got := text(t, n, name+":"+strings.TrimPrefix(kept.Place, Mine+":")); got != strings.Repeat("kept", 1000) {
+			t.Errorf("got %d bytes", len(got))
+		}
+	}
+}
+
+func TestAnEmptyVolumeCanBeEmptied(t *testing.T) {
+	m := newMemNet(t, 512, 5, 0)
+	a, write, read := m.created(t, 1, "v")
+	b := m.added(t, 2, write, "v")
+	for range 2 { // the first empty tree has no history, nor has an emptied one
+		if res, err := b.empty(t.Context(), must(b.vol("v"))); err != nil || res.Partial {
+			t.Fatalf("got %+v, %v", res, err)
+		}
+		c := m.added(t, 3, read, "v")
+		for _, n := range []*Node{a, b, c} {
+			if got := names(t, n, "v:"); got != "" {
+				t.Errorf("got %q", got)
+			}
+		}
+	}
+	into(t, a, "v:", "f", "anew")
+	if got := text(t, b, "v:f"); got != "anew" {
+		t.Errorf("got %q", got)
+	}
+}
+
+func must[T any](x T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return x
+}
+
+// refuser takes no heads.
+type refuser struct{ wire.Handler }
+
+func (refuser) PutHead(context.Context, string, []byte) error {
+	return wire.Refuse(wire.Full, "no space left")
+}
+
+// refuse makes nodes take no heads any more, or again.
+func refuse(nodes []*memNode, yes bool) {
+	for _, n := range nodes {
+		if n.wrap = nil; yes {
+			n.wrap = func(h wire.Handler) wire.Handler { return refuser{h} }
+		}
+	}
+}
+
+func TestNothingIsDeletedThatAVolumeStillHas(t *testing.T) {
+	m := newMemNet(t, 513, 5, 0)
+	a := m.home(t, 1)
+	res := into(t, a, "", "f", "content")
+	b := m.added(t, 2, rightTo(t, a, Mine, "write"), "theirs")
+	refuse(m.nodes[1:4], true)
+	if _, err := a.Remove(t.Context(), res.Link); CodeOf(err) != NoPeers {
+		t.Errorf("remove: got %v", err)
+	}
+	c := m.added(t, 3, rightTo(t, a, Mine, "write"), "theirs")
+	for _, n := range []*Node{a, b, c} {
+		if got := text(t, n, res.Link); got != "content" {
+			t.Errorf("got %q", got)
+		}
+	}
+	refuse(m.nodes[1:4], false)
+	if _, err := a.Remove(t.Context(), res.Link); err != nil {
+		t.Errorf("remove: got %v", err)
+	}
+	for _, n := range []*Node{b, c} {
+		if got := names(t, n, "theirs:put"); strings.Contains(got, "/f") {
+			t.Errorf("got %q", got)
+		}
+	}
+	if _, _, err := get(t.Context(), m.home(t, 4), res.Link); CodeOf(err) != NotFound {
+		t.Errorf("what was removed: got %v", err)
+	}
+}
+
+// A holder that is alone finds that it holds shards itself, and tells itself that
+// their packs are deleted: that must not be all that a removal does.
+func TestAHolderThatIsAloneRemovesNothing(t *testing.T) {
+	m := newMemNet(t, 514, 9, 0)
+	content := strings.Repeat("content", 1000)
+	var a *Node
+	var res PutResult
+	for i, n := range m.nodes { // one that does not hold what the link leads to
+		a = n.homeOf(volume.Seed{byte(i), 7})
+		res = into(t, a, "", "f", content)
+		if _, err := n.store.Manifest(must(volume.ParseLink(res.Link)).Root.Pack); err != nil {
+			break
+		}
+	}
+	b := m.added(t, 2, rightTo(t, a, Mine, "write"), "theirs")
+	line := a.engine.dial
+	a.engine.dial, a.engine.packs = &killed{dialer: line, at: 1}, newPackTable()
+	if got, err := a.Remove(t.Context(), res.Link); err == nil {
+		t.Errorf("got %+v", got)
+	}
+	a.engine.dial = line
+	if got := text(t, b, res.Link); got != content {
+		t.Errorf("got %d bytes", len(got))
+	}
+	if _, err := a.Remove(t.Context(), res.Link); err != nil {
+		t.Error(err)
+	}
+	if got := names(t, b, "theirs:put"); strings.Contains(got, "/f") {
+		t.Errorf("got %q", got)
+	}
+}
