@@ -212,6 +212,7 @@ func (c *commit) write(ctx context.Context, p *putter, draft *volume.Draft, snap
 	}
 	c.written, err = volume.WriteVolume(ctx, p, c.keys, draft, volume.Commit{Packs: c.packs, Past: c.past, Dying: c.dying, Again: ch.again}, volume.Options{Avoid: ch.avoid})
 	c.past = c.written.Past
+	c.dying = slices.DeleteFunc(c.dying, func(d volume.DyingPack) bool { return slices.Contains(c.written.Packs, d.ID) }) // it was needed again
 	return err
 }
 

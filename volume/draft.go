@@ -2,7 +2,6 @@ package volume
 
 import (
 	"bufio"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -46,6 +45,10 @@ type change struct {
 
 func (c change) none() bool { return c.file == nil && c.dir == nil }
 
+func (c change) isDir() bool {
+	return c.dir != nil || c.file != nil && c.file.entry.Kind == DirEntry
+}
+
 // NewDraft begins to change the tree at root, a directory; nil: an empty one.
 func NewDraft(root *File) *Draft {
 	if root == nil {
@@ -75,6 +78,29 @@ func (d *draft) find(ctx context.Context, name string) (change, error) {
 	return change{file: f}, err
 }
 
+// findAll gives what is at names now, which all have nothing.
+func (d *draft) findAll(ctx context.Context, names map[string]change) error {
+	for name := range names {
+		names[name] = d.names[name]
+	}
+	if d.was == nil {
+		return nil
+	}
+	for l := newList(d.was.lean()); ; {
+		f, err := l.next(ctx)
+		if err != nil || f == nil {
+			return err
+		}
+		name := f.entry.Name
+		if _, wanted := names[name]; !wanted {
+			continue
+		}
+		if _, ok := d.names[name]; !ok {
+			names[name] = change{file: f}
+		}
+	}
+}
+
 // open gives the directory of a name, to change it; nil where there is nothing
 // of that name.
 func (d *draft) open(ctx context.Context, name string) (*draft, error) {
@@ -102,11 +128,13 @@ func SplitPath(path string) []string {
 // at gives the directory at a path, making what is missing with the time now
 // where create is set.
 func (t *Draft) at(ctx context.Context, names []string, create bool, now time.Time) (*draft, error) {
-	d := t.root
-	for i, name := range names {
+	for _, name := range names {
 		if err := CheckName(name); err != nil {
 			return nil, err
 		}
+	}
+	d := t.root
+	for i, name := range names {
 		sub, err := d.open(ctx, name)
 		if err != nil {
 			return nil, fmt.Errorf("%q: %w", strings.Join(names[:i+1], "/"), err)
@@ -115,8 +143,8 @@ func (t *Draft) at(ctx context.Context, names []string, create bool, now time.Ti
 			if !create {
 				return nil, fmt.Errorf("%q: %w", strings.Join(names[:i+1], "/"), ErrNotFound)
 			}
-			if i+2 > MaxDepth {
-				return nil, fmt.Errorf("more than %d directories deep", MaxDepth)
+			if err := checkDepth(names); err != nil { // before any is made
+				return nil, err
 			}
 			sub = newDraft(Entry{Kind: DirEntry, Name: name, Mode: 0o755, UID: NoOwner, GID: NoOwner, MTime: now}, nil)
 			d.names[name] = change{dir: sub}
@@ -125,6 +153,15 @@ func (t *Draft) at(ctx context.Context, names []string, create bool, now time.Ti
 		d = sub
 	}
 	return d, nil
+}
+
+// checkDepth refuses the path of a directory that is too deep for one, the root being
+// one too.
+func checkDepth(names []string) error {
+	if len(names)+1 > MaxDepth {
+		return fmt.Errorf("more than %d directories deep", MaxDepth)
+	}
+	return nil
 }
 
 // cut gives the directory that a path is in, and its name there.
@@ -145,6 +182,11 @@ func (t *Draft) cut(ctx context.Context, path string, create bool, now time.Time
 // there. Directories that are missing are made. The tree that f is of must be
 // of the same volume.
 func (t *Draft) Put(ctx context.Context, path string, f *File, now time.Time) error {
+	if f.entry.Kind == DirEntry {
+		if err := checkDepth(SplitPath(path)); err != nil {
+			return err
+		}
+	}
 	d, name, err := t.cut(ctx, path, true, now)
 	if err != nil {
 		return err
@@ -182,20 +224,18 @@ func (t *Draft) Mkdir(ctx context.Context, path string, parents bool, now time.T
 		}
 		return ErrExists
 	}
-	if parents {
-		_, err := t.at(ctx, names, true, now)
+	there, err := t.look(ctx, names)
+	switch {
+	case err != nil:
 		return err
-	}
-	d, name, err := t.cut(ctx, path, false, now)
-	if err != nil {
-		return err
-	}
-	c, err := d.find(ctx, name)
-	if err != nil {
-		return err
-	}
-	if !c.none() {
+	case there.none():
+	case !parents || !there.isDir():
 		return fmt.Errorf("%q: %w", path, ErrExists)
+	}
+	if !parents {
+		if _, err := t.at(ctx, names[:len(names)-1], false, now); err != nil {
+			return err
+		}
 	}
 	_, err = t.at(ctx, names, true, now)
 	return err
@@ -215,13 +255,12 @@ func (t *Draft) Move(ctx context.Context, from, to string, now time.Time) error 
 	if c.none() {
 		return fmt.Errorf("%q: %w", from, ErrNotFound)
 	}
-	isDir := c.dir != nil || c.file.entry.Kind == DirEntry
 	target := SplitPath(to)
 	there, err := t.look(ctx, target)
 	if err != nil {
 		return err
 	}
-	if there.dir != nil || there.file != nil && there.file.entry.Kind == DirEntry {
+	if there.isDir() {
 		target = append(target, name)
 		if there, err = t.look(ctx, target); err != nil {
 			return err
@@ -231,10 +270,15 @@ func (t *Draft) Move(ctx context.Context, from, to string, now time.Time) error 
 	switch {
 	case slices.Equal(source, target):
 		return nil
-	case isDir && len(target) > len(source) && slices.Equal(source, target[:len(source)]):
+	case c.isDir() && len(target) > len(source) && slices.Equal(source, target[:len(source)]):
 		return fmt.Errorf("%q: %w", from, ErrInto)
-	case there.dir != nil || there.file != nil && (isDir || there.file.entry.Kind == DirEntry):
+	case there.isDir() || there.file != nil && c.isDir():
 		return fmt.Errorf("%q: %w", strings.Join(target, "/"), ErrExists)
+	}
+	if c.isDir() {
+		if err := checkDepth(target); err != nil {
+			return err
+		}
 	}
 	dst, last, err := t.cut(ctx, strings.Join(target, "/"), false, now)
 	if err != nil {
@@ -275,11 +319,14 @@ func (t *Draft) look(ctx context.Context, names []string) (change, error) {
 }
 
 // Changed tells whether anything is to be otherwise than it was.
-func (t *Draft) Changed() bool { return t.root.was == nil || t.root.changed() }
+func (t *Draft) Changed() bool { return t.root.changed() }
 
 func (d *draft) changed() bool {
+	if d.was == nil || !sameOwn(&d.entry, &d.was.entry) {
+		return true
+	}
 	for _, c := range d.names {
-		if c.dir == nil || c.dir.was == nil || c.dir.changed() {
+		if c.dir == nil || c.dir.changed() {
 			return true
 		}
 	}
@@ -365,30 +412,38 @@ func (f *File) graft(name string) (Entry, error) {
 	}
 	// Refs in a list that stands in its entry are of the chunk that this is in.
 	e.list = make([]Entry, 0, 8)
-	l := lister{dir: f}
-	var failed error
-	_, err := l.chunk(e.inline, f.root, func(c *File) bool {
-		var sub Entry
-		if sub, failed = c.graft(c.entry.Name); failed == nil {
-			e.list = append(e.list, sub)
+	for l := newList(f.lean()); ; {
+		c, err := l.next(context.Background()) // it is all there
+		if err != nil {
+			return e, err
 		}
-		return failed == nil
-	})
+		if c == nil {
+			break
+		}
+		sub, err := c.graft(c.entry.Name)
+		if err != nil {
+			return e, err
+		}
+		e.list = append(e.list, sub)
+	}
 	e.inline = nil
-	return e, cmp.Or(err, failed)
+	return e, nil
 }
 
 // Find gives what is at a path, or nil; of a directory in which something
-// changes what it was.
+// changes what it was, and of a new one one in which nothing is.
 func (t *Draft) Find(ctx context.Context, path string) (*File, error) {
 	c, err := t.look(ctx, SplitPath(path))
 	if err != nil || c.none() {
 		return nil, err
 	}
-	if c.dir != nil {
-		return &File{entry: c.dir.entry}, nil
+	switch {
+	case c.dir == nil:
+		return c.file, nil
+	case c.dir.was != nil:
+		return c.dir.was, nil
 	}
-	return c.file, nil
+	return &File{entry: c.dir.entry}, nil
 }
 
 // Made gives the file, or other entry, that was just written to root and can be
@@ -472,7 +527,11 @@ var errGone = errors.New("given up")
 // too. seen is for several trees that share lists.
 func Leave(ctx context.Context, root *File, packs map[pack.ID]bool, seen *Leaving) (*Draft, error) {
 	t := NewDraft(root)
-	in, err := seen.dir(ctx, t.root, packs, 0)
+	seen.packs, seen.down, seen.memory = packs, newDescent(maxDirs(root.entry.Files)), memory{}
+	if seen.clear == nil {
+		seen.clear, seen.nodes = make(map[place32]bool), make(map[place32]found)
+	}
+	in, err := seen.dir(ctx, t.root, 0)
 	if errors.Is(err, errGone) {
 		return nil, nil
 	}
@@ -485,92 +544,135 @@ func Leave(ctx context.Context, root *File, packs map[pack.ID]bool, seen *Leavin
 	return t, nil
 }
 
-// Leaving remembers which lists have nothing in certain packs below them.
+// Leaving remembers what has nothing in certain packs.
 type Leaving struct {
 	Gone func(pack.ID) bool // packs that were given up and are not to be read; may be nil
 
-	clear map[place32]bool
+	packs  map[pack.ID]bool
+	clear  map[place32]bool  // lists, and nodes of them, with nothing below that is to be stored again; whether they are themselves
+	nodes  map[place32]found // of files
+	down   descent
+	memory memory
 }
+
+// found is what some refs lead to: something in packs, something that was given up.
+type found struct{ in, gone bool }
 
 func (l *Leaving) gone(id pack.ID) bool { return l.Gone != nil && l.Gone(id) }
 
 // dir notes in d what is to be stored again, and tells whether there is any.
-func (l *Leaving) dir(ctx context.Context, d *draft, packs map[pack.ID]bool, depth int) (any bool, err error) {
-	if depth > MaxDepth {
+func (l *Leaving) dir(ctx context.Context, d *draft, depth int) (any bool, err error) {
+	if d.was.entry.Kind != DirEntry {
+		return false, fmt.Errorf("%w: %q: %w", ErrCorrupt, d.was.entry.Name, ErrNotDir)
+	}
+	if depth >= MaxDepth {
 		return false, fmt.Errorf("%w: more than %d directories deep", ErrCorrupt, MaxDepth)
 	}
-	if l.clear == nil {
-		l.clear = make(map[place32]bool)
-	}
-	f := d.was
+	f := d.was.lean()
 	if len(f.entry.parts) == 0 {
-		return l.list(ctx, d, f.entry.inline, f.root, packs, depth)
+		return l.list(ctx, d, newList(f), depth)
 	}
-	for p, err := range f.pieces(ctx, 0, f.entry.Size) {
+	all := &list{dir: f, some: true}
+	for _, p := range f.entry.parts {
+		self, below, err := l.part(ctx, d, all, p, f.entry.depth, depth)
 		if err != nil {
 			return false, err
 		}
-		if l.gone(p.ref.Pack) {
-			return false, errGone
-		}
-		any = any || packs[p.ref.Pack]
-		at := place32{p.ref.Pack, p.ref.Off}
-		if l.clear[at] {
-			continue
-		}
-		plain, err := readChunk(ctx, f.src, p.ref, maxListed)
-		if err != nil {
-			return false, err
-		}
-		in, err := l.list(ctx, d, plain, p.ref, packs, depth)
-		if err != nil {
-			return false, err
-		}
-		l.clear[at] = !in
-		any = any || in
+		any = any || self || below
 	}
 	return any, nil
 }
 
-// list is dir for a part of the list, which stands in the chunk at.
-func (l *Leaving) list(ctx context.Context, d *draft, b []byte, at pack.Ref, packs map[pack.ID]bool, depth int) (any bool, err error) {
-	var failed error
-	_, err = (&lister{dir: d.was}).chunk(b, at, func(c *File) bool {
-		var in bool
+// part is dir for what a part of the list refers to, which is the next of all. It
+// tells apart the list itself and what is below it.
+func (l *Leaving) part(ctx context.Context, d *draft, all *list, p part, level, depth int) (self, below bool, err error) {
+	if l.gone(p.Pack) {
+		return false, false, errGone
+	}
+	at := placeOf(p.Ref)
+	end := all.pos + int64(p.under)
+	if self, clear := l.clear[at]; clear {
+		all.pos = end
+		return self, false, nil
+	}
+	self = l.packs[p.Pack]
+	if level == 0 {
+		all.end = end
+		below, err = l.list(ctx, d, all, depth)
+	}
+	for i := 0; level > 0 && err == nil; i++ {
+		// It is all's directory that keeps it, and may have to let go of it meanwhile.
+		var sub []part
+		if sub, err = all.dir.node(ctx, p, level-1); err != nil || i == len(sub) {
+			break
+		}
+		var s, b bool
+		s, b, err = l.part(ctx, d, all, sub[i], level-1, depth)
+		self, below = self || s, below || b
+	}
+	if err == nil && !below {
+		l.clear[at] = self
+	}
+	return self, below, err
+}
+
+// list is dir for what is listed.
+func (l *Leaving) list(ctx context.Context, d *draft, of *list, depth int) (any bool, err error) {
+	if err := l.down.enter(of); err != nil {
+		return false, err
+	}
+	defer l.down.leave(1)
+	for {
+		c, err := of.next(ctx)
+		if err != nil || c == nil {
+			return any, err
+		}
+		in, before := false, l.memory
+		if err := l.memory.keep(&c.entry); err != nil {
+			return false, err
+		}
 		if c.entry.Kind == DirEntry {
 			sub := newDraft(c.entry, c)
-			if in, failed = l.dir(ctx, sub, packs, depth+1); in {
+			if in, err = l.dir(ctx, sub, depth+1); in {
 				d.names[c.entry.Name] = change{dir: sub}
 			}
-		} else if in, failed = l.in(ctx, c, c.entry.parts, c.entry.depth, packs); in {
-			d.names[c.entry.Name] = change{file: c, anew: true}
+		} else {
+			var x found
+			x, err = l.file(ctx, c, c.entry.parts, c.entry.depth)
+			if in = x.in && !x.gone; in {
+				d.names[c.entry.Name] = change{file: c, anew: true}
+			}
 		}
-		any = any || in
-		return failed == nil
-	})
-	return any, first(failed, err)
-}
-
-// in tells whether some of what parts of f refer to is in one of the packs, and
-// all of it is there.
-func (l *Leaving) in(ctx context.Context, f *File, parts []part, level int, packs map[pack.ID]bool) (any bool, err error) {
-	for _, p := range parts {
-		if l.gone(p.Pack) {
-			return false, nil
-		}
-		any = any || packs[p.Pack]
-		if level == 0 {
-			continue
-		}
-		sub, err := f.node(ctx, p, level-1)
 		if err != nil {
 			return false, err
 		}
-		in, err := l.in(ctx, f, sub, level-1, packs)
-		if err != nil {
-			return false, err
+		if !in {
+			l.memory = before
 		}
 		any = any || in
 	}
-	return any, nil
+}
+
+// file tells what parts of f lead to.
+func (l *Leaving) file(ctx context.Context, f *File, parts []part, level int) (x found, err error) {
+	for _, p := range parts {
+		x.in, x.gone = x.in || l.packs[p.Pack], x.gone || l.gone(p.Pack)
+		if level == 0 || l.gone(p.Pack) {
+			continue
+		}
+		at := placeOf(p.Ref)
+		below, known := l.nodes[at]
+		if !known {
+			sub, err := f.node(ctx, p, level-1)
+			if err != nil {
+				return x, err
+			}
+			if below, err = l.file(ctx, f, sub, level-1); err != nil {
+				return x, err
+			}
+			l.nodes[at] = below
+		}
+		x.in, x.gone = x.in || below.in, x.gone || below.gone
+	}
+	return x, nil
 }

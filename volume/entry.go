@@ -102,6 +102,15 @@ type Entry struct {
 // does, and few where the refs are nested.
 func (e Entry) Refs() int { return len(e.parts) }
 
+// weight is how many bytes of memory e takes, more or less.
+func (e *Entry) weight() int {
+	n := 512 + len(e.Name) + len(e.inline) + len(e.parts)*recordLen(1) + len(e.Target)
+	for _, x := range e.Xattrs {
+		n += 64 + len(x.Name) + len(x.Value)
+	}
+	return n
+}
+
 // counts is what e adds to the counts of the directory that it is in.
 func (e *Entry) counts() (files, bytes int64) {
 	if e.Kind == DirEntry {

@@ -3,6 +3,7 @@ package volume
 import (
 	"context"
 	"fmt"
+	"math"
 
 	"github.com/p2pfs/p2pfs/pack"
 )
@@ -21,6 +22,8 @@ type Mark struct {
 	src     Source
 	seen    map[place32]bool // lists and nodes that have been looked through
 	counted map[place32]struct{}
+	each    func(pack.Ref) error // is told the chunks of files; may be nil
+	down    descent
 }
 
 // place32 is where a chunk is.
@@ -31,8 +34,10 @@ type place32 struct {
 
 // NewMark begins to gather.
 func NewMark(src Source) *Mark {
-	return &Mark{Packs: make(map[pack.ID]bool), Meta: make(map[pack.ID]bool), src: src, seen: make(map[place32]bool)}
+	return &Mark{Packs: make(map[pack.ID]bool), Meta: make(map[pack.ID]bool), src: src, seen: make(map[place32]bool), down: newDescent(math.MaxInt64)}
 }
+
+func placeOf(r pack.Ref) place32 { return place32{r.Pack, r.Off} }
 
 // Root adds the tree whose root's entry is at ref.
 func (m *Mark) Root(ctx context.Context, ref pack.Ref) error {
@@ -43,7 +48,7 @@ func (m *Mark) Root(ctx context.Context, ref pack.Ref) error {
 	if err != nil {
 		return err
 	}
-	m.Packs[ref.Pack], m.Meta[ref.Pack] = true, true
+	m.add(ref.Pack, true)
 	return m.Tree(ctx, f)
 }
 
@@ -56,98 +61,138 @@ func (m *Mark) Tree(ctx context.Context, f *File) error {
 	return nil
 }
 
+func (m *Mark) gone(id pack.ID) bool { return m.Gone != nil && m.Gone(id) }
+
 func (m *Mark) file(ctx context.Context, f *File, depth int) error {
-	if depth > MaxDepth {
-		return fmt.Errorf("%w: more than %d directories deep", ErrCorrupt, MaxDepth)
-	}
 	if m.Skip != nil && m.Skip(f) {
 		return nil
 	}
-	if err := m.parts(ctx, f, f.entry.parts, f.entry.depth, depth); err != nil {
-		return err
+	if f.entry.Kind != DirEntry {
+		return m.parts(ctx, f, f.entry.parts, f.entry.depth)
 	}
-	if f.entry.Kind != DirEntry || len(f.entry.parts) > 0 {
-		return nil
+	if depth >= MaxDepth {
+		return fmt.Errorf("%w: more than %d directories deep", ErrCorrupt, MaxDepth)
 	}
-	return m.list(ctx, f, f.entry.inline, f.root, depth)
-}
-
-func (m *Mark) gone(id pack.ID) bool { return m.Gone != nil && m.Gone(id) }
-
-// list adds what is in a part of the list of f, which stands in the chunk at.
-func (m *Mark) list(ctx context.Context, f *File, b []byte, at pack.Ref, depth int) error {
-	l := lister{dir: f}
-	var failed error
-	_, err := l.chunk(b, at, func(c *File) bool {
-		failed = m.file(ctx, c, depth+1)
-		return failed == nil
-	})
-	return first(failed, err)
-}
-
-func first(errs ...error) error {
-	for _, err := range errs {
-		if err != nil {
+	f = f.lean()
+	if len(f.entry.parts) == 0 {
+		return m.list(ctx, newList(f), depth)
+	}
+	var pos int64
+	for _, p := range f.entry.parts {
+		if err := m.listPart(ctx, f, p, f.entry.depth, pos, depth); err != nil {
 			return err
 		}
+		pos += int64(p.under)
 	}
 	return nil
 }
 
-// parts adds what parts refer to.
-func (m *Mark) parts(ctx context.Context, f *File, parts []part, level, depth int) error {
+// listPart adds what a part of a directory's list refers to, which begins at pos.
+func (m *Mark) listPart(ctx context.Context, f *File, p part, level int, pos int64, depth int) error {
+	if m.gone(p.Pack) {
+		return nil
+	}
+	m.add(p.Pack, true)
+	at := placeOf(p.Ref)
+	if m.seen[at] {
+		return nil
+	}
+	if level == 0 {
+		if err := m.list(ctx, &list{dir: f, pos: pos, end: pos + int64(p.under), some: true}, depth); err != nil {
+			return err
+		}
+	}
+	for i := 0; level > 0; i++ {
+		// It is f that keeps it, and may have to let go of it meanwhile.
+		sub, err := f.node(ctx, p, level-1)
+		if err != nil {
+			return err
+		}
+		if i == len(sub) {
+			break
+		}
+		next := pos + int64(sub[i].under)
+		if err := m.listPart(ctx, f, sub[i], level-1, pos, depth); err != nil {
+			return err
+		}
+		pos = next
+	}
+	m.seen[at] = true
+	return nil
+}
+
+// list adds what is listed.
+func (m *Mark) list(ctx context.Context, l *list, depth int) error {
+	if err := m.down.enter(l); err != nil {
+		return err
+	}
+	defer m.down.leave(1)
+	for {
+		c, err := l.next(ctx)
+		if err != nil || c == nil {
+			return err
+		}
+		if err := m.file(ctx, c, depth+1); err != nil {
+			return err
+		}
+	}
+}
+
+func (m *Mark) add(id pack.ID, meta bool) {
+	m.Packs[id] = true
+	if meta {
+		m.Meta[id] = true
+	}
+}
+
+// parts adds what the parts of a file refer to.
+func (m *Mark) parts(ctx context.Context, f *File, parts []part, level int) error {
 	for _, p := range parts {
 		if m.gone(p.Pack) {
 			continue
 		}
-		m.Packs[p.Pack] = true
-		if level == 0 && f.entry.Kind != DirEntry {
-			m.count(f, p)
-			continue
-		}
-		m.Meta[p.Pack] = true
-		at := place32{p.Pack, p.Off}
-		if m.seen[at] {
-			continue
-		}
+		m.add(p.Pack, level > 0)
 		if level == 0 {
-			plain, err := readChunk(ctx, f.src, p.Ref, maxListed)
-			if err != nil {
+			if err := m.chunk(p.Ref); err != nil {
 				return err
 			}
-			if err := m.list(ctx, f, plain, p.Ref, depth); err != nil {
-				return err
-			}
-		} else {
-			sub, err := f.node(ctx, p, level-1)
-			if err != nil {
-				return err
-			}
-			if err := m.parts(ctx, f, sub, level-1, depth); err != nil {
-				return err
-			}
+			continue
 		}
-		m.seen[at] = true
+		if m.seen[placeOf(p.Ref)] {
+			continue
+		}
+		sub, err := f.node(ctx, p, level-1)
+		if err != nil {
+			return err
+		}
+		if err := m.parts(ctx, f, sub, level-1); err != nil {
+			return err
+		}
+		m.seen[placeOf(p.Ref)] = true
 	}
 	return nil
 }
 
-// count adds a chunk of content to what is live in its pack.
-func (m *Mark) count(f *File, p part) {
-	if !m.Count || f.entry.Kind == DirEntry {
-		return
+// chunk adds a chunk of content to what is live in its pack.
+func (m *Mark) chunk(r pack.Ref) error {
+	if m.Count {
+		if m.counted == nil {
+			m.counted, m.Live = make(map[place32]struct{}), make(map[pack.ID]int64)
+		}
+		at := placeOf(r)
+		if _, again := m.counted[at]; !again {
+			m.counted[at] = struct{}{}
+			m.Live[r.Pack] += int64(r.Len)
+		}
 	}
-	if m.counted == nil {
-		m.counted, m.Live = make(map[place32]struct{}), make(map[pack.ID]int64)
+	if m.each == nil {
+		return nil
 	}
-	at := place32{p.Pack, p.Off}
-	if _, again := m.counted[at]; !again {
-		m.counted[at] = struct{}{}
-		m.Live[p.Pack] += int64(p.Len)
-	}
+	return m.each(r)
 }
 
-// Draft adds what a draft needs that is not yet written.
+// Draft adds what a draft needs of what is there already. The lists of directories in
+// which something changes are not among it: they will be written.
 func (m *Mark) Draft(ctx context.Context, t *Draft) error { return m.draft(ctx, t.root) }
 
 func (m *Mark) draft(ctx context.Context, d *draft) error {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"iter"
 
 	"github.com/p2pfs/p2pfs/chunk"
 	"github.com/p2pfs/p2pfs/pack"
@@ -15,87 +14,53 @@ var ErrStale = errors.New("not as it was")
 
 // former is a directory as the parent of a tree has it, which is gone through
 // beside the one that is written. Only one goroutine may use it.
-type former struct {
-	dir  *File
-	next func() (*File, error, bool)
-	stop func()
-	at   *File // the entry to come; nil: next has to be asked
-	over bool
-}
+type former struct{ *list }
 
 // newFormer goes through a directory; nil: there was none.
-func newFormer(ctx context.Context, dir *File) *former {
+func newFormer(dir *File) *former {
 	if dir == nil || dir.entry.Kind != DirEntry {
 		return nil
 	}
-	f := &former{dir: dir}
-	f.next, f.stop = iter.Pull2(dir.List(ctx))
-	return f
-}
-
-// close ends it.
-func (f *former) close() {
-	if f != nil {
-		f.stop()
-	}
+	return &former{newList(dir)}
 }
 
 // find gives the entry of a name, or nil. Names are asked for in their order.
-func (f *former) find(name string) (*File, error) {
-	for f != nil && !f.over {
-		if f.at == nil {
-			at, err, ok := f.next()
-			if err != nil {
-				return nil, fmt.Errorf("parent: %w", err)
-			}
-			f.at, f.over = at, !ok
-			continue
-		}
+func (f *former) find(ctx context.Context, name string) (*File, error) {
+	for f != nil {
+		at, err := f.peek(ctx)
 		switch {
-		case f.at.entry.Name == name:
-			return f.at, nil
-		case f.at.entry.Name > name:
+		case err != nil:
+			return nil, fmt.Errorf("parent: %w", err)
+		case at == nil || at.entry.Name > name:
 			return nil, nil
+		case at.entry.Name == name:
+			return at, nil
 		}
-		f.at = nil
+		if _, err := f.next(ctx); err != nil {
+			return nil, fmt.Errorf("parent: %w", err)
+		}
 	}
 	return nil, nil
 }
 
-// chunks gives the chunks of f's content by their keys, the first maxKnown.
+// chunks gives the chunks of f's content by their keys: of the first maxKnown, which
+// may be the same over and over.
 func (f *File) chunks(ctx context.Context) (map[chunk.Key]pack.Ref, error) {
 	if f == nil || len(f.entry.parts) == 0 {
 		return nil, nil
 	}
 	of := make(map[chunk.Key]pack.Ref)
+	n := 0
 	for p, err := range f.pieces(ctx, 0, f.entry.Size) {
 		if err != nil {
 			return nil, fmt.Errorf("parent: %w", err)
 		}
-		if of[p.ref.Key] = p.ref; len(of) >= maxKnown {
+		of[p.ref.Key] = p.ref
+		if n++; n >= maxKnown {
 			break
 		}
 	}
 	return of, nil
-}
-
-// packsOf calls add with each pack that parts refer to, those of nodes among
-// them.
-func (f *File) packsOf(ctx context.Context, parts []part, level int, add func(pack.ID)) error {
-	for _, p := range parts {
-		add(p.Pack)
-		if level == 0 {
-			continue
-		}
-		sub, err := f.node(ctx, p, level-1)
-		if err != nil {
-			return err
-		}
-		if err := f.packsOf(ctx, sub, level-1, add); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // same takes the content of a file over from the parent.
@@ -105,7 +70,20 @@ func (w *writer) same(ctx context.Context, e *Entry, was *File, size int64) erro
 	}
 	e.Size, e.inline, e.depth, e.parts = size, was.entry.inline, was.entry.depth, was.entry.parts
 	w.done += size
-	return was.packsOf(ctx, e.parts, e.depth, w.keep)
+	if e.depth == 0 {
+		for _, p := range e.parts {
+			w.keep(p.Pack)
+		}
+		return nil
+	}
+	m := NewMark(was.src)
+	if err := m.parts(ctx, was, e.parts, e.depth); err != nil {
+		return err
+	}
+	for id := range m.Packs {
+		w.keep(id)
+	}
+	return nil
 }
 
 // keep notes that a pack is needed that was there before.

@@ -26,6 +26,9 @@ const (
 	// is interrupted has to be fetched again. Each end of a range costs a block
 	// that is fetched twice.
 	maxRange = 16 << 20
+	// maxGroup is how many bytes paths and entries that come with them have at
+	// most. Honest ones have a tenth.
+	maxGroup = 4 << 20
 	// batch is how many chunks ReadAt fetches at once.
 	batch = 8
 	// keptNodes is how many nodes a file keeps: of 8 GiB of content each, in
@@ -391,6 +394,7 @@ type group struct {
 	off, end int // bytes of the pack
 	steps    []step
 	fetched  int // pieces among them
+	weight   int // bytes of memory of paths and entries
 	rng      Range
 	left     atomic.Int32 // pieces not opened yet
 	close    func()       // closes rng and lets another group be fetched, once
@@ -398,7 +402,7 @@ type group struct {
 
 // fits reports whether s can go along with g.
 func (g *group) fits(s step) bool {
-	if len(g.steps) >= maxPieces {
+	if len(g.steps) >= maxPieces || g.weight >= maxGroup {
 		return false
 	}
 	if !s.fetch || g.fetched == 0 {
@@ -416,6 +420,9 @@ func (g *group) add(s step) {
 		}
 		g.end = off + n
 		g.fetched++
+	}
+	if s.file != nil {
+		g.weight += len(s.path) + s.file.entry.weight()
 	}
 	g.steps = append(g.steps, s)
 }

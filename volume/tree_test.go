@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -102,10 +103,8 @@ func openTree(t testing.TB, p *packs, l Link) *File {
 	return f
 }
 
-// sameTree fails the test unless f is what leaves are; dirs' counts are not
-// compared.
-func sameTree(t testing.TB, f *File, leaves []leaf, ahead int) {
-	t.Helper()
+// readTree gives all of f.
+func readTree(f *File, ahead int) ([]leaf, error) {
 	var got []leaf
 	var bufs []*bytes.Buffer
 	err := f.WriteTree(context.Background(), ahead, "", 0, func(p Path) (io.Writer, error) {
@@ -113,31 +112,58 @@ func sameTree(t testing.TB, f *File, leaves []leaf, ahead int) {
 		bufs = append(bufs, new(bytes.Buffer))
 		return bufs[len(bufs)-1], nil
 	})
+	for i, b := range bufs {
+		got[i].data = b.Bytes()
+	}
+	return got, err
+}
+
+// plain is what is known of an entry beside what is in it.
+func plain(e Entry) Entry {
+	e.inline, e.parts, e.depth, e.inventory, e.list = nil, nil, 0, pack.Ref{}, nil
+	if e.Kind == DirEntry {
+		e.Size, e.Files, e.Bytes = 0, 0, 0
+	}
+	if len(e.Xattrs) == 0 {
+		e.Xattrs = nil
+	}
+	e.MTime = e.MTime.UTC()
+	return e
+}
+
+// treeDiff tells in what got is not what is wanted, if anything; dirs' counts are
+// not compared.
+func treeDiff(got, want []leaf) string {
+	var paths [2][]string
+	for i, leaves := range [][]leaf{got, want} {
+		for _, l := range leaves {
+			paths[i] = append(paths[i], l.path)
+		}
+	}
+	if d := cmp.Diff(paths[1], paths[0]); d != "" {
+		return d
+	}
+	for i, w := range want {
+		g := got[i]
+		if a, b := plain(w.e), plain(g.e); !reflect.DeepEqual(a, b) {
+			return fmt.Sprintf("%q (-want +got):\n%s", w.path, cmp.Diff(a, b, cmp.AllowUnexported(Entry{}, part{})))
+		}
+		if !bytes.Equal(g.data, w.data) {
+			return fmt.Sprintf("%q: got %d bytes, want %d, or others", w.path, len(g.data), len(w.data))
+		}
+	}
+	return ""
+}
+
+// sameTree fails the test unless f is what leaves are.
+func sameTree(t testing.TB, f *File, leaves []leaf, ahead int) {
+	t.Helper()
+	got, err := readTree(f, ahead)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(got) != len(leaves) {
-		t.Fatalf("got %d entries, want %d", len(got), len(leaves))
-	}
-	for i, want := range leaves {
-		g := got[i]
-		plain := func(e Entry) Entry {
-			e.inline, e.parts, e.depth, e.inventory, e.list = nil, nil, 0, pack.Ref{}, nil
-			if e.Kind == DirEntry {
-				e.Size, e.Files, e.Bytes = 0, 0, 0
-			}
-			if len(e.Xattrs) == 0 {
-				e.Xattrs = nil
-			}
-			e.MTime = e.MTime.UTC()
-			return e
-		}
-		if d := cmp.Diff(plain(want.e), plain(g.e), cmp.AllowUnexported(Entry{}, part{})); d != "" || g.path != want.path {
-			t.Errorf("%q, want %q (-want +got):\n%s", g.path, want.path, d)
-		}
-		if !bytes.Equal(bufs[i].Bytes(), want.data) {
-			t.Errorf("%q: got %d bytes, want %d, or others", want.path, bufs[i].Len(), len(want.data))
-		}
+	if d := treeDiff(got, leaves); d != "" {
+		t.Error(d)
 	}
 }
 

@@ -2,13 +2,13 @@ package volume
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"iter"
 	"strings"
 
+	"github.com/p2pfs/p2pfs/internal/digest"
 	"github.com/p2pfs/p2pfs/pack"
 )
 
@@ -59,77 +59,17 @@ func (f *File) List(ctx context.Context) iter.Seq2[*File, error] {
 			yield(nil, fmt.Errorf("list %q: %w", f.entry.Name, ErrNotDir))
 			return
 		}
-		l := lister{dir: f}
-		going, err := l.all(ctx, func(c *File) bool { return yield(c, nil) })
-		if err == nil && going && (l.files != f.entry.Files || l.bytes != f.entry.Bytes) {
-			err = fmt.Errorf("%w: it lists %d files with %d bytes, and says %d with %d", ErrCorrupt, l.files, l.bytes, f.entry.Files, f.entry.Bytes)
-		}
-		if err != nil {
-			yield(nil, fmt.Errorf("list %q: %w", f.entry.Name, err))
-		}
-	}
-}
-
-// lister is one List.
-type lister struct {
-	dir          *File
-	last         string // name given last
-	files, bytes int64
-}
-
-// all gives all entries; going is false where yield wants no more.
-func (l *lister) all(ctx context.Context, yield func(*File) bool) (going bool, err error) {
-	f := l.dir
-	if len(f.entry.parts) == 0 {
-		return l.chunk(f.entry.inline, f.root, yield)
-	}
-	for p, err := range f.pieces(ctx, 0, f.entry.Size) {
-		if err != nil {
-			return true, err
-		}
-		plain, err := readChunk(ctx, f.src, p.ref, maxListed)
-		if err != nil {
-			return true, err
-		}
-		if going, err := l.chunk(plain, p.ref, yield); err != nil || !going {
-			return going, err
+		l := newList(f)
+		for {
+			c, err := l.next(ctx)
+			if err != nil || c == nil || !yield(c, nil) {
+				if err != nil {
+					yield(nil, err)
+				}
+				return
+			}
 		}
 	}
-	return true, nil
-}
-
-// chunk gives the entries of a part of the list, which stands in the chunk at.
-func (l *lister) chunk(b []byte, at pack.Ref, yield func(*File) bool) (going bool, err error) {
-	for len(b) > 0 {
-		if len(b) < 4 || int64(binary.BigEndian.Uint32(b)) > int64(len(b)-4) {
-			return true, fmt.Errorf("%w: a list that ends in an entry", ErrCorrupt)
-		}
-		n := int(binary.BigEndian.Uint32(b))
-		e, err := decodeEntry(b[4 : 4+n])
-		if err == nil {
-			err = e.resolve(at)
-		}
-		if err != nil {
-			return true, err
-		}
-		b = b[4+n:]
-		if e.Name <= l.last {
-			return true, fmt.Errorf("%w: %q after %q", ErrCorrupt, e.Name, l.last)
-		}
-		if e.inventory != (pack.Ref{}) {
-			return true, fmt.Errorf("%w: %q has an inventory and is no root", ErrCorrupt, e.Name)
-		}
-		l.last = e.Name
-		files, bytes := e.counts()
-		l.files, l.bytes = l.files+files, l.bytes+bytes
-		if l.files < 0 || l.bytes < 0 || l.files > l.dir.entry.Files || l.bytes > l.dir.entry.Bytes {
-			return true, fmt.Errorf("%w: it lists more than it says", ErrCorrupt)
-		}
-		if !yield(&File{src: l.dir.src, root: at, entry: *e}) {
-			return false, nil
-		}
-	}
-	return true, nil
 }
 
 // Lookup gives the entry at a path below f, which has slashes between names,
@@ -169,64 +109,74 @@ func (f *File) child(ctx context.Context, name string) (*File, error) {
 }
 
 // Walk gives f itself, with the path "", and all that is below it, in the order
-// of a [Walk]. It ends after an error.
+// of a [Walk]. It ends after an error. Below a directory that says it has n files
+// there are at most 64 n + 2^20 directories: so what a Walk can take is known from
+// the entry of f, and it needs bounded memory.
 func (f *File) Walk(ctx context.Context) iter.Seq2[Path, error] {
 	return func(yield func(Path, error) bool) {
-		f.walkTree(ctx, "", 0, yield)
+		w := walker{ctx: ctx, descent: newDescent(maxDirs(f.entry.Files)), yield: yield}
+		if err := w.walk(f); err != nil {
+			yield(Path{}, err)
+		}
 	}
 }
 
-func (f *File) walkTree(ctx context.Context, path string, depth int, yield func(Path, error) bool) bool {
-	if !yield(Path{Path: path, File: f}, nil) {
-		return false
+// walker is one Walk.
+type walker struct {
+	descent
+	ctx   context.Context
+	path  []byte // of the innermost directory, with a slash where something comes before names
+	cuts  []int  // where the paths of the directories that are open end
+	yield func(Path, error) bool
+}
+
+func (w *walker) walk(f *File) error {
+	if !w.yield(Path{File: f}, nil) || f.entry.Kind != DirEntry {
+		return nil
 	}
-	if f.entry.Kind != DirEntry {
-		return true
-	}
-	if depth >= MaxDepth {
-		yield(Path{}, fmt.Errorf("%q: %w: more than %d directories deep", path, ErrCorrupt, MaxDepth))
-		return false
-	}
-	if path != "" {
-		path += "/"
-	}
-	for c, err := range f.List(ctx) {
+	w.lists, w.cuts = append(w.lists, newList(f.lean())), append(w.cuts, 0)
+	for n := len(w.lists); n > 0; n = len(w.lists) {
+		c, err := w.lists[n-1].next(w.ctx)
 		if err != nil {
-			yield(Path{}, err)
-			return false
+			return err
 		}
-		if !c.walkTree(ctx, path+c.entry.Name, depth+1, yield) {
-			return false
+		if c == nil {
+			w.leave(1)
+			w.cuts = w.cuts[:n-1]
+			continue
 		}
+		w.path = append(w.path[:w.cuts[n-1]], c.entry.Name...)
+		if !w.yield(Path{Path: string(w.path), File: c}, nil) {
+			return nil
+		}
+		if c.entry.Kind != DirEntry {
+			continue
+		}
+		if n >= MaxDepth {
+			return fmt.Errorf("%q: %w: more than %d directories deep", c.entry.Name, ErrCorrupt, MaxDepth)
+		}
+		w.path = append(w.path, '/')
+		if err := w.enter(newList(c.lean())); err != nil {
+			return err
+		}
+		w.cuts = append(w.cuts, len(w.path))
 	}
-	return true
+	return nil
 }
 
 // Chunks gives the chunks that the contents of f and of all files below it are
 // in; those that are in several several times.
 func (f *File) Chunks(ctx context.Context, each func(pack.Ref) error) error {
-	for p, err := range f.Walk(ctx) {
-		if err != nil {
-			return err
-		}
-		if p.entry.Kind != FileEntry {
-			continue
-		}
-		for c, err := range p.pieces(ctx, 0, p.entry.Size) {
-			if err == nil && len(p.entry.parts) > 0 {
-				err = each(c.ref)
-			}
-			if err != nil {
-				return err
-			}
-		}
-	}
-	return nil
+	m := NewMark(f.src)
+	m.each = each
+	return m.Tree(ctx, f)
 }
 
-// WriteTree gives take all of f, as Walk does, and writes the content of each file
-// to the writer that take gave for it, unless that is nil, before the next is
-// taken. It fetches ahead as WriteTo does, over the ends of files.
+// WriteTree gives take all of f, as Walk does, but that entries have the same Group
+// only if they are one file: trees that were put into a volume one by one may have
+// taken the same number for several. It writes the content of each file to the
+// writer that take gave for it, unless that is nil, before the next is taken. It
+// fetches ahead as WriteTo does, over the ends of files.
 //
 // Of the content of files up to the path after, that one too, nothing is written,
 // nor fetched, and nothing of the first off bytes of the next file; with "" that
@@ -255,6 +205,7 @@ func (f *File) WriteTree(ctx context.Context, ahead int, after string, off int64
 // treeSteps gives the steps of all of f, content from off of the first file
 // after a path on.
 func (f *File) treeSteps(ctx context.Context, after string, off int64, yield func(step, error) bool) {
+	groups := make(map[uint64][32]byte)
 	for p, err := range f.Walk(ctx) {
 		if err != nil {
 			yield(step{}, err)
@@ -265,6 +216,15 @@ func (f *File) treeSteps(ctx context.Context, after string, off int64, yield fun
 				p.From = p.entry.Size
 			} else {
 				p.From, off = min(max(off, 0), p.entry.Size), 0
+			}
+		}
+		if g := p.entry.Group; g != 0 {
+			now := p.entry.sum()
+			if was, ok := groups[g]; !ok {
+				groups[g] = now
+			} else if was != now {
+				p.File = &File{src: p.src, root: p.root, entry: p.entry}
+				p.File.entry.Group = 0
 			}
 		}
 		if !yield(step{file: p.File, path: p.Path, from: p.From}, nil) {
@@ -279,4 +239,15 @@ func (f *File) treeSteps(ctx context.Context, after string, off int64, yield fun
 			}
 		}
 	}
+}
+
+// sum is that of what all names of a file have in common.
+func (e *Entry) sum() [32]byte {
+	b := fmt.Appendf(nil, "%d %o %d %d %d %d %d %d %d %d %q", e.Kind, e.Mode, e.UID, e.GID, e.MTime.Unix(), e.MTime.Nanosecond(), e.Size, e.Device,
+		e.depth, len(e.inline), e.Target)
+	b = append(b, e.inline...)
+	for _, p := range e.parts {
+		b = append(b, p.Key[:]...)
+	}
+	return digest.Of(b)
 }

@@ -90,6 +90,7 @@ type dir struct {
 
 	listed []Entry // that will be in the next chunk of the list
 	bytes  int     // of those
+	dirs   int64   // below it, but for those in what is taken over whole
 	size   int64   // of the list in chunks
 	levels levels  // refs to them
 }
@@ -177,8 +178,6 @@ func (w *writer) rootDir(ctx context.Context, walk Walk, parent *File) (root Ent
 	if err := w.endDir(ctx, d); err != nil {
 		return root, err
 	}
-	d.former.close()
-	d.former = nil
 	w.dirs = w.dirs[:0]
 	return d.entry, nil
 }
@@ -193,10 +192,9 @@ func (w *writer) open(ctx context.Context, e Entry, path string, was *File) erro
 		return fmt.Errorf("more than %d directories deep", MaxDepth)
 	}
 	d := &dir{entry: e, path: path}
-	if d.former = newFormer(ctx, was); d.former != nil {
+	if d.former = newFormer(was); d.former != nil {
 		var err error
 		if d.lists, err = was.chunks(ctx); err != nil {
-			d.former.close()
 			return err
 		}
 	}
@@ -229,12 +227,12 @@ func (w *writer) item(ctx context.Context, path string, e Entry, r io.Reader) er
 		return fmt.Errorf("%w: %q after %q", ErrOrder, name, d.last)
 	}
 	d.last = name
-	was, err := d.former.find(name)
-	if err != nil {
-		return err
-	}
 	if e.whole {
 		return w.queue(ctx, d, waiting{entry: e})
+	}
+	was, err := d.former.find(ctx, name)
+	if err != nil {
+		return err
 	}
 	if e.Kind == DirEntry {
 		return w.open(ctx, e, path, was)
@@ -273,7 +271,6 @@ func (w *writer) item(ctx context.Context, path string, e Entry, r io.Reader) er
 func (w *writer) closeDir(ctx context.Context) error {
 	n := len(w.dirs) - 1
 	d := w.dirs[n]
-	d.former.close()
 	d.former = nil
 	// It is its parent's from now on, which is where its refs are named.
 	w.dirs = w.dirs[:n]
@@ -339,6 +336,7 @@ func (w *writer) list(ctx context.Context, d *dir) error {
 			if err := w.endDir(ctx, sub); err != nil {
 				return err
 			}
+			d.dirs += 1 + sub.dirs
 			q.entry, q.dir = sub.entry, nil
 		}
 		e := q.entry
@@ -357,7 +355,7 @@ func (w *writer) listEntry(ctx context.Context, d *dir, e Entry) error {
 	files, total := e.counts()
 	d.entry.Files += files
 	d.entry.Bytes += total
-	if d.entry.Bytes < 0 {
+	if d.entry.Files < 0 || d.entry.Bytes < 0 {
 		return ErrTooLarge
 	}
 	n, err := e.listedLen()
@@ -366,7 +364,7 @@ func (w *writer) listEntry(ctx context.Context, d *dir, e Entry) error {
 	}
 	d.listed = append(d.listed, e)
 	d.bytes += n
-	if d.bytes >= maxList || d.bytes >= minList && cutsList(e.Name) {
+	if d.bytes >= w.maxList || d.bytes >= w.minList && cutsList(e.Name) {
 		return w.putList(ctx, d)
 	}
 	return nil
@@ -438,6 +436,9 @@ func (w *writer) endDir(ctx context.Context, d *dir) (err error) {
 	if len(d.queue) > 0 { // what they are in is lost: a list without them would be a lie
 		return fmt.Errorf("%q: %d entries without their packs: %w", d.path, len(d.queue), cmp.Or(w.failed, errors.New("lost")))
 	}
+	if d.dirs > maxDirs(d.entry.Files) {
+		return fmt.Errorf("%q: %d directories with %d files: %w", d.path, d.dirs, d.entry.Files, ErrTooLarge)
+	}
 	if d.size == 0 && d.bytes <= MaxInline {
 		d.entry.list = d.listed
 		if d.entry.list == nil {
@@ -460,7 +461,7 @@ type Commit struct {
 	Packs []pack.ID   // all of the volume that were there before, the dying among them
 	Past  []Past      // its history, in order
 	Again []*Draft    // as long as Past, or none: what is to stand there in place of what does; nil: nothing
-	Dying []DyingPack // in order
+	Dying []DyingPack // in order; one that happens to be written again is not dying then
 }
 
 // Written says where a state of a volume is.
@@ -480,8 +481,18 @@ type Written struct {
 func WriteVolume(ctx context.Context, sink Sink, keys *Keys, draft *Draft, c Commit, opt Options) (Written, error) {
 	opt.Parent = draft.root.was
 	w := newWriter(sink, keys, Info{Size: 0}, opt)
-	w.commit = &c
 	defer w.close()
+	return w.volume(ctx, draft, c)
+}
+
+func (w *writer) volume(ctx context.Context, draft *Draft, c Commit) (Written, error) {
+	w.commit, w.living = &c, make(map[pack.ID]bool, len(c.Packs))
+	for _, id := range c.Packs {
+		w.living[id] = true
+	}
+	for _, d := range c.Dying {
+		delete(w.living, d.ID)
+	}
 	if err := w.again(ctx); err != nil {
 		return Written{}, fmt.Errorf("write volume: %w", err)
 	}
@@ -522,6 +533,7 @@ func (w *writer) again(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		w.entry = root // which is where its refs are named
 		if err := w.reserve(ctx, chunk.MaxSealed(MaxEntry)); err != nil {
 			return err
 		}
@@ -558,17 +570,13 @@ func (w *writer) finishVolume(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var dying []byte
 	n := len(w.packs) + len(w.commit.Packs) + 2
 	room := chunk.MaxSealed(MaxEntry) + n*33 + (n/pack.MaxInventoryIDs+2)*256
 	for _, b := range leaves {
 		room += chunk.MaxSealed(len(b)) + pack.RefLen
 	}
-	if len(w.commit.Dying) > 0 {
-		if dying, err = encodeDying(w.commit.Dying); err != nil {
-			return err
-		}
-		room += chunk.MaxSealed(len(dying))
+	if n := len(w.commit.Dying); n > 0 {
+		room += chunk.MaxSealed(dyingHeader + n*dyingRecord)
 	}
 	if err := w.reserve(ctx, room+chunk.MaxSealed(0)); err != nil {
 		return err
@@ -588,8 +596,15 @@ func (w *writer) finishVolume(ctx context.Context) error {
 		}
 		w.history = w.putMeta(root)
 	}
-	if dying != nil {
-		w.dying = w.putMeta(dying)
+	// What was dying and has come to be written again, bit for bit, is needed. Of
+	// that the packs are all finished but the one that this is in.
+	dying := slices.DeleteFunc(slices.Clone(w.commit.Dying), func(d DyingPack) bool { return slices.Contains(w.packs, d.ID) })
+	if len(dying) > 0 {
+		b, err := encodeDying(dying)
+		if err != nil {
+			return err
+		}
+		w.dying = w.putMeta(b)
 	}
 	w.kept = make(map[pack.ID]bool, len(w.commit.Packs))
 	for _, id := range w.commit.Packs {

@@ -133,6 +133,7 @@ type writer struct {
 	hint  int // bytes to make room for at first
 
 	nodeRefs, entryRefs int // maxNodeRefs, maxEntryRefs; fewer in tests
+	minList, maxList    int // minList, maxList; less in tests
 
 	data  builder
 	known map[chunk.Key]place // chunks of this file or tree
@@ -150,8 +151,9 @@ type writer struct {
 	kept     map[pack.ID]bool // packs that were there before and are needed
 	fresh    []pack.Ref       // chunks in the data pack being filled, for the index
 
-	commit                    *Commit     // of a volume; nil: a file or tree on its own
-	roots                     []*pack.Ref // of past states in the metadata pack being filled
+	commit                    *Commit          // of a volume; nil: a file or tree on its own
+	living                    map[pack.ID]bool // packs that the volume had and that are not dying
+	roots                     []*pack.Ref      // of past states in the metadata pack being filled
 	history, dying, inventory pack.Ref
 
 	root  pack.Ref
@@ -207,7 +209,7 @@ type builder struct {
 func newWriter(sink Sink, keys *Keys, info Info, opt Options) *writer {
 	w := &writer{
 		sink: sink, keys: keys, opt: opt, limit: opt.PackBytes,
-		nodeRefs: maxNodeRefs, entryRefs: maxEntryRefs,
+		nodeRefs: maxNodeRefs, entryRefs: maxEntryRefs, minList: minList, maxList: maxList,
 		known: make(map[chunk.Key]place), reading: &reading{maxInline: MaxInline},
 	}
 	if w.limit <= 0 || w.limit > pack.MaxLen {
@@ -234,9 +236,6 @@ func (w *writer) close() {
 			b.buffers.put(b.buf)
 			b.id = nil
 		}
-	}
-	for _, d := range w.dirs {
-		d.former.close()
 	}
 }
 
@@ -409,7 +408,7 @@ func (w *writer) add(ctx context.Context, s *sealing) error {
 	p, ok := w.known[s.key]
 	if !ok {
 		ref, had := w.former[s.key]
-		had = had && !w.opt.Avoid[ref.Pack]
+		had = had && w.stays(ref.Pack)
 		if !had && w.opt.Index != nil {
 			ref, had = w.opt.Index.Find(ctx, s.key)
 			had = had && ref.Size == uint64(len(s.plain)) && int(ref.Len) == len(s.sealed)
@@ -582,10 +581,16 @@ func (w *writer) reserve(ctx context.Context, n int) error {
 // putMeta adds a chunk to the metadata pack. The pack of the ref is zero.
 func (w *writer) putMeta(plain []byte) pack.Ref { return w.putNew(plain, nil) }
 
+// stays tells whether what is in a pack that was there before can be referred to:
+// not where the volume has not got it, or will not keep it.
+func (w *writer) stays(id pack.ID) bool {
+	return !w.opt.Avoid[id] && (w.commit == nil || w.living[id])
+}
+
 // putNew is putMeta unless the chunk is one of those that were there before.
 func (w *writer) putNew(plain []byte, before map[chunk.Key]pack.Ref) pack.Ref {
 	sealed, key := chunk.Seal(nil, &w.keys.Convergence, plain)
-	if ref, ok := before[key]; ok && !w.opt.Avoid[ref.Pack] {
+	if ref, ok := before[key]; ok && w.stays(ref.Pack) {
 		w.keep(ref.Pack)
 		return ref
 	}
