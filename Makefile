@@ -27,9 +27,11 @@ test: ## every test that needs no C compiler and no root
 # Networks of real processes are left out: they take four times as long, and
 # Badger's collector reads a counter beside its writer, which ends such a node.
 # So are simulated years, which have one goroutine a world, and simulated
-# networks, in one of a dozen runs of which the runtime itself gave up.
+# networks, in one of a dozen runs of which the runtime itself gave up; and tests
+# that live through thousands of states one after the other, for minutes.
+SLOWLY := TestAny|TestMarkOfADraft|TestHostileTrees|TestTreesThatNeverEnd|TestListsThatNeverEnd|TestOpenLists|TestGroupsOf|TestAVolumeDoesWhatAModelDoes|TestACommitThatEnds|TestWritersWhoSeeSome
 race: ## the others under the race detector; needs a C compiler
-	CGO_ENABLED=1 $(TEST) -race -short -timeout 15m $$($(GO) list ./... | grep -v -e internal/testnet -e internal/sim)
+	CGO_ENABLED=1 $(TEST) -race -short -timeout 15m -skip '$(SLOWLY)' $$($(GO) list ./... | grep -v -e internal/testnet -e internal/sim)
 
 fuzz: ## every fuzz target for FUZZTIME
 	@scripts/fuzz.sh $(FUZZTIME)
