@@ -992,7 +992,8 @@ func (p *putter) confirm(ctx context.Context) error {
 					if some == nil || some.Codes[i] != 0 {
 						lost[shard{pk.id, to}] = err
 					}
-					if some != nil && some.Codes[i] == wire.Old || some == nil && errors.Is(err, store.ErrOld) {
+					// Whose put is followed may say who the holders are, nobody else.
+					if some != nil && (some.Codes[i] == wire.Old || some.Codes[i] == wire.Denied) || some == nil && errors.Is(err, store.ErrOld) {
 						overtaken[pk.id] = true
 					}
 				}

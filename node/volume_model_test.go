@@ -109,8 +109,6 @@ func (m modelTree) mkdir(p string, parents bool) (bool, error) {
 	switch {
 	case m[p] == "/" && parents:
 		return false, nil
-	case m[p] != "" && parents:
-		return false, volume.ErrNotDir
 	case m[p] != "":
 		return false, volume.ErrExists
 	}
