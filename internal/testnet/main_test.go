@@ -100,7 +100,8 @@ func get(t *testing.T, h *testnet.Home, link, want string) {
 }
 
 // refused fetches a link that cannot be had: the command ends with the code,
-// says each of the words, and leaves nothing behind.
+// says each of the words, and leaves nothing behind, or of a file that is there
+// in part what the next get goes on from.
 func refused(t *testing.T, h *testnet.Home, code int, link string, words ...string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -114,6 +115,9 @@ func refused(t *testing.T, h *testnet.Home, code int, link string, words ...stri
 		t.Fatal(err)
 	}
 	for _, f := range left {
+		if code == 12 && strings.HasPrefix(f.Name(), ".out.p2pfs-") {
+			continue // what was read before; the next get goes on from it
+		}
 		t.Errorf("get left %s behind", f.Name())
 	}
 }
