@@ -14,33 +14,137 @@ var ErrStale = errors.New("not as it was")
 
 // former is a directory as the parent of a tree has it, which is gone through
 // beside the one that is written. Only one goroutine may use it.
-type former struct{ *list }
+type former struct {
+	*list
+	dir   *File
+	found string // the name that was found last
+	still bool   // all that came so far is as it was, and nothing is missing
+	upTo  string // the last name of it, while it is in no queue; "": none
+}
 
 // newFormer goes through a directory; nil: there was none.
 func newFormer(dir *File) *former {
 	if dir == nil || dir.entry.Kind != DirEntry {
 		return nil
 	}
-	return &former{newList(dir)}
+	return &former{list: newList(dir), dir: dir}
 }
 
-// find gives the entry of a name, or nil. Names are asked for in their order.
-func (f *former) find(ctx context.Context, name string) (*File, error) {
+// find gives the entry of a name, or nil, and whether others were passed by that
+// nobody asked for. Names are asked for in their order.
+func (f *former) find(ctx context.Context, name string) (was *File, passed bool, err error) {
 	for f != nil {
 		at, err := f.peek(ctx)
 		switch {
 		case err != nil:
-			return nil, fmt.Errorf("parent: %w", err)
+			return nil, false, fmt.Errorf("parent: %w", err)
 		case at == nil || at.entry.Name > name:
-			return nil, nil
+			return nil, passed, nil
 		case at.entry.Name == name:
-			return at, nil
+			f.found = name
+			return at, passed, nil
 		}
+		passed = passed || at.entry.Name != f.found
 		if _, err := f.next(ctx); err != nil {
-			return nil, fmt.Errorf("parent: %w", err)
+			return nil, false, fmt.Errorf("parent: %w", err)
 		}
 	}
-	return nil, nil
+	return nil, false, nil
+}
+
+// ends tells whether nothing is left that was not asked for.
+func (f *former) ends(ctx context.Context) (bool, error) {
+	at, err := f.peek(ctx)
+	if at != nil && at.entry.Name == f.found {
+		if _, err = f.next(ctx); err == nil {
+			at, err = f.peek(ctx)
+		}
+	}
+	if err != nil {
+		return false, fmt.Errorf("parent: %w", err)
+	}
+	return at == nil, nil
+}
+
+// A directory in which all is as it was is taken over whole, so that its lists are
+// not written again. Until it is known that it is, nothing of it is in its queue;
+// when something comes that is otherwise, what has come before is taken from the
+// parent once more.
+
+// differ notes that something in the innermost directory is not as it was, and so
+// none of those that are open.
+func (w *writer) differ(ctx context.Context) error {
+	for _, d := range w.dirs {
+		f := d.former
+		if f == nil || !f.still {
+			continue
+		}
+		f.still = false
+		for l := newList(f.dir.lean()); f.upTo != ""; {
+			c, err := l.next(ctx)
+			if err == nil && c == nil {
+				err = fmt.Errorf("%w: %q is not there any more", ErrCorrupt, f.upTo)
+			}
+			if err != nil {
+				return fmt.Errorf("parent: %w", err)
+			}
+			e, err := c.graft(c.entry.Name)
+			if err != nil {
+				return fmt.Errorf("parent: %w", err)
+			}
+			if err := w.queue(ctx, d, waiting{entry: e}); err != nil {
+				return err
+			}
+			if c.entry.Name == f.upTo {
+				break
+			}
+		}
+	}
+	return nil
+}
+
+// wholeDir gives the entry of the innermost directory if all in it is as it was,
+// and the packs that its list is in can stay.
+func (w *writer) wholeDir(ctx context.Context) (e Entry, ok bool, err error) {
+	d := w.dirs[len(w.dirs)-1]
+	if d.former == nil || !d.former.still {
+		return e, false, nil
+	}
+	ok, err = d.former.ends(ctx)
+	if err != nil || !ok {
+		return e, false, err
+	}
+	was := d.former.dir
+	m := NewMark(was.src)
+	if err := m.parts(ctx, was, was.entry.parts, was.entry.depth); err != nil {
+		return e, false, fmt.Errorf("parent: %w", err)
+	}
+	for id := range m.Packs {
+		if !w.stays(id) {
+			return e, false, nil
+		}
+	}
+	for id := range m.Packs {
+		w.keep(id)
+	}
+	e, err = was.graft(d.entry.Name)
+	return e, err == nil, err
+}
+
+// asWas tells whether e is in all what the parent has, content, place and
+// all; of a directory, all but what is in it.
+func (e *Entry) asWas(was *File) bool {
+	if was == nil {
+		return false
+	}
+	o := &was.entry
+	if e.Name != o.Name || !sameOwn(e, o) || e.Group != o.Group || e.Inode != o.Inode {
+		return false
+	}
+	if e.Kind == DirEntry {
+		return true
+	}
+	return e.Size == o.Size && e.Target == o.Target && e.Device == o.Device && e.Sparse == o.Sparse
 }
 
 // chunks gives the chunks of f's content by their keys: of the first maxKnown, which

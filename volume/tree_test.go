@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"reflect"
 	"slices"
@@ -541,7 +542,7 @@ func TestASecondPutStoresWhatIsNew(t *testing.T) {
 		now  []leaf
 		most int // bytes that may be new
 	}{
-		"nothing":        {leaves, 64 << 10},
+		"nothing":        {leaves, 4 << 10},
 		"one small file": {touch(1000, []byte("new")), 64 << 10},
 		"one byte":       {touch(i, oneByte), 12 << 20},
 		"a name less":    {slices.Delete(slices.Clone(leaves), 1000, 1001), 64 << 10},
@@ -594,6 +595,121 @@ func TestASecondPutStoresWhatIsNew(t *testing.T) {
 			p.allClosed(t)
 		})
 	}
+}
+
+// Of a directory in which nothing changes no list is written again, though the lists
+// of those in it are in the pack that its own is in; and where something does, none
+// but those above it.
+func TestWhatIsAsItWasIsTakenOverWhole(t *testing.T) {
+	leaves := []leaf{aDir("")}
+	for i := range 300 {
+		top := fmt.Sprintf("%03d", i/50)
+		if i%50 == 0 {
+			leaves = append(leaves, aDir(top))
+		}
+		dir := fmt.Sprintf("%s/%03d", top, i)
+		leaves = append(leaves, aDir(dir))
+		for j := range 40 {
+			leaves = append(leaves, aFile(fmt.Sprintf("%s/%02d", dir, j), content(100, 0, byte(i+j))))
+		}
+	}
+	p := newPacks()
+	l, _, _ := writeTree(t, p, leaves, Options{})
+	parent := openTree(t, p, l)
+	for what, c := range map[string]struct{ change, most int }{"nothing": {-1, 4 << 10}, "one file": {4000, 12 << 10}} {
+		now := slices.Clone(leaves)
+		if c.change > 0 {
+			now[c.change].e.MTime = time.Unix(1, 0)
+		}
+		root, _, written, _, err := WriteTree(t.Context(), p, &testKeys, -1, as(leaves, now), Options{Parent: parent})
+		if err != nil {
+			t.Fatal(err)
+		}
+		size := 0
+		for _, id := range written {
+			size += len(p.data[id])
+		}
+		t.Logf("%s changes: %d bytes of %d are new", what, size, len(p.data[l.Root.Pack]))
+		if size > c.most {
+			t.Errorf("%s changes: %d bytes are new, want %d at most", what, size, c.most)
+		}
+		sameTree(t, openTree(t, p, TreeLink(testNetwork, root)), now, 1)
+	}
+}
+
+// Puts on top of one another give what each is, from packs that its inventory
+// lists, whatever changes between them; and where nothing does, no list is written.
+func TestAnyPutOnTopOfAnotherGivesWhatItIs(t *testing.T) {
+	rapid.Check(t, func(r *rapid.T) {
+		p := newPacks()
+		var parent *File
+		var was []leaf
+		for leaves := someTree(r); ; leaves = changed(r, leaves) {
+			w := smallWriter(p, Options{Parent: parent})
+			walk := walkOf(leaves)
+			if parent != nil {
+				walk = as(was, leaves)
+			}
+			err := w.tree(t.Context(), walk)
+			w.close()
+			if err != nil {
+				r.Fatal(err)
+			}
+			if treeDiff(was, leaves) == "" && parent != nil && len(w.packs) != 1 {
+				r.Errorf("nothing is new, and %d packs are", len(w.packs))
+			}
+			f := openTree(t, p, TreeLink(testNetwork, w.root))
+			needed, err := f.Packs(t.Context())
+			if err != nil {
+				r.Fatal(err)
+			}
+			alone := newPacks()
+			for _, id := range needed {
+				alone.data[id] = p.data[id]
+			}
+			got, err := readTree(openTree(t, alone, TreeLink(testNetwork, w.root)), 1)
+			if err != nil {
+				r.Fatal(err)
+			}
+			if d := treeDiff(got, leaves); d != "" {
+				r.Error(d)
+			}
+			if parent, was = f, leaves; !rapid.Bool().Draw(r, "on") {
+				return
+			}
+		}
+	})
+}
+
+// changed draws a few changes of a tree.
+func changed(r *rapid.T, leaves []leaf) []leaf {
+	m := modelOf(leaves)
+	for range rapid.IntRange(0, 3).Draw(r, "changes") {
+		all := slices.Sorted(maps.Keys(m))
+		path := rapid.SampledFrom(all).Draw(r, "path")
+		l := m[path]
+		switch op := rapid.SampledFrom([]string{"touch", "mode", "data", "remove", "add"}).Draw(r, "op"); {
+		case op == "touch":
+			l.e.MTime = l.e.MTime.Add(time.Second)
+			m[path] = l
+		case op == "mode":
+			l.e.Mode ^= 0o100
+			m[path] = l
+		case op == "data" && l.e.Kind == FileEntry:
+			l.e.MTime = l.e.MTime.Add(time.Second)
+			l.data = append(slices.Clone(l.data), 1)
+			l.e.Size = int64(len(l.data))
+			m[path] = l
+		case op == "remove" && path != "":
+			maps.DeleteFunc(m, func(p string, _ leaf) bool { return p == path || strings.HasPrefix(p, path+"/") })
+		case op == "add" && m.isDir(path):
+			at := join(path, rapid.SampledFrom(drawnNames).Draw(r, "name"))
+			if _, there := m[at]; !there {
+				m[at] = someLeaf(r, at)
+			}
+		}
+	}
+	return m.leaves()
 }
 
 func TestWhatIsNotAsItWasIsRefused(t *testing.T) {

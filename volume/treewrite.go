@@ -171,11 +171,20 @@ func (w *writer) rootDir(ctx context.Context, walk Walk, parent *File) (root Ent
 		}
 	}
 	d := w.dirs[0]
+	whole, ok, err := w.wholeDir(ctx)
+	if err == nil && !ok {
+		err = w.differ(ctx)
+	}
+	if err != nil {
+		return root, err
+	}
 	w.reading = &reading{}
 	if err := w.drain(ctx, true); err != nil {
 		return root, err
 	}
-	if err := w.endDir(ctx, d); err != nil {
+	if ok {
+		d.entry = whole
+	} else if err := w.endDir(ctx, d); err != nil {
 		return root, err
 	}
 	w.dirs = w.dirs[:0]
@@ -192,7 +201,14 @@ func (w *writer) open(ctx context.Context, e Entry, path string, was *File) erro
 		return fmt.Errorf("more than %d directories deep", MaxDepth)
 	}
 	d := &dir{entry: e, path: path}
+	still := e.asWas(was)
+	if !still {
+		if err := w.differ(ctx); err != nil {
+			return err
+		}
+	}
 	if d.former = newFormer(was); d.former != nil {
+		d.former.still = still
 		var err error
 		if d.lists, err = was.chunks(ctx); err != nil {
 			return err
@@ -228,9 +244,15 @@ func (w *writer) item(ctx context.Context, path string, e Entry, r io.Reader) er
 	}
 	d.last = name
 	if e.whole {
+		if err := w.differ(ctx); err != nil {
+			return err
+		}
 		return w.queue(ctx, d, waiting{entry: e})
 	}
-	was, err := d.former.find(ctx, name)
+	was, passed, err := d.former.find(ctx, name)
+	if err == nil && (passed || r != nil) {
+		err = w.differ(ctx)
+	}
 	if err != nil {
 		return err
 	}
@@ -264,17 +286,40 @@ func (w *writer) item(ctx context.Context, path string, e Entry, r io.Reader) er
 		}
 		q.content = w.reading
 	}
+	if f := d.former; f != nil && f.still {
+		if q.entry.asWas(was) {
+			f.upTo = name
+			return nil
+		}
+		if err := w.differ(ctx); err != nil {
+			return err
+		}
+	}
 	return w.queue(ctx, d, q)
 }
 
 // closeDir ends the directory opened last.
 func (w *writer) closeDir(ctx context.Context) error {
+	whole, ok, err := w.wholeDir(ctx)
+	if err == nil && !ok {
+		err = w.differ(ctx)
+	}
+	if err != nil {
+		return err
+	}
 	n := len(w.dirs) - 1
-	d := w.dirs[n]
+	d, above := w.dirs[n], w.dirs[n-1]
 	d.former = nil
 	// It is its parent's from now on, which is where its refs are named.
 	w.dirs = w.dirs[:n]
-	return w.queue(ctx, w.dirs[n-1], waiting{entry: d.entry, dir: d})
+	switch f := above.former; {
+	case !ok:
+		return w.queue(ctx, above, waiting{entry: d.entry, dir: d})
+	case f != nil && f.still:
+		f.upTo = d.entry.Name
+		return nil
+	}
+	return w.queue(ctx, above, waiting{entry: whole})
 }
 
 // queue puts an entry at the end of a directory.
