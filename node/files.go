@@ -118,7 +118,7 @@ func (n *Node) putRoot(ctx context.Context, q PutRequest, progress func(Progress
 	if err != nil {
 		return PutResult{}, err
 	}
-	worst := p.worst()
+	worst := p.worst(before)
 	res := PutResult{
 		Link: r.link.String(), Bytes: r.entry.Size, Packs: len(r.packs) + len(r.kept),
 		K: worst.k, N: worst.k + worst.m, Stored: len(worst.holders), Survives: len(worst.holders) - worst.k,
@@ -129,13 +129,6 @@ func (n *Node) putRoot(ctx context.Context, q PutRequest, progress func(Progress
 	}
 	if head != nil {
 		res.Place, res.Head = st.place, head.Number
-	}
-	// Of packs that were there before what they were stored with is told: how
-	// they are now is for Stat.
-	for _, p := range before {
-		if g := erasure.NewGeometry(p.Len, p.Scheme); g.M < res.Survives {
-			res.K, res.N, res.Stored, res.Survives = g.K, g.N(), g.N(), g.M
-		}
 	}
 	for _, pk := range p.packs {
 		res.NewBytes += int64(pk.owned.Len)

@@ -1059,9 +1059,19 @@ func (p *putter) tell(ctx context.Context, to peer.ID, packs []*placed) error {
 	return fmt.Errorf("%s: %w", short(to), err)
 }
 
-// worst gives the pack that survives the fewest further losses.
-func (p *putter) worst() *placed {
-	return slices.MinFunc(p.packs, func(a, b *placed) int {
+// worst gives what tells how safe all is that was put: the pack that survives the
+// fewest losses. Of those that were there before what they were stored with counts;
+// how they are now is for Stat.
+func (p *putter) worst(before []store.OwnedPack) *placed {
+	all := slices.Clone(p.packs)
+	for _, b := range before {
+		g := erasure.NewGeometry(b.Len, b.Scheme)
+		all = append(all, &placed{id: b.ID, scheme: b.Scheme, k: g.K, m: g.M, holders: make([]wire.Holder, g.N())})
+	}
+	if len(all) == 0 { // nothing is known of what was there before
+		return &placed{}
+	}
+	return slices.MinFunc(all, func(a, b *placed) int {
 		return (len(a.holders) - a.k) - (len(b.holders) - b.k)
 	})
 }

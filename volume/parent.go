@@ -103,32 +103,50 @@ func (w *writer) differ(ctx context.Context) error {
 	return nil
 }
 
-// wholeDir gives the entry of the innermost directory if all in it is as it was,
-// and the packs that its list is in can stay.
-func (w *writer) wholeDir(ctx context.Context) (e Entry, ok bool, err error) {
-	d := w.dirs[len(w.dirs)-1]
-	if d.former == nil || !d.former.still {
-		return e, false, nil
+// wholeDir gives the innermost directory as the parent has it, if all in it is as it
+// was and the packs that its list is in can stay.
+func (w *writer) wholeDir(ctx context.Context) (was *File, ok bool, err error) {
+	f := w.dirs[len(w.dirs)-1].former
+	if f == nil || !f.still {
+		return nil, false, nil
 	}
-	ok, err = d.former.ends(ctx)
-	if err != nil || !ok {
-		return e, false, err
+	if ok, err := f.ends(ctx); err != nil || !ok {
+		return nil, false, err
 	}
-	was := d.former.dir
-	m := NewMark(was.src)
-	if err := m.parts(ctx, was, was.entry.parts, was.entry.depth); err != nil {
-		return e, false, fmt.Errorf("parent: %w", err)
+	if len(f.dir.entry.parts) == 0 {
+		return f.dir, true, nil
+	}
+	m := NewMark(f.dir.src)
+	if err := m.parts(ctx, f.dir, f.dir.entry.parts, f.dir.entry.depth); err != nil {
+		return nil, false, fmt.Errorf("parent: %w", err)
 	}
 	for id := range m.Packs {
 		if !w.stays(id) {
-			return e, false, nil
+			return nil, false, nil
 		}
 	}
 	for id := range m.Packs {
 		w.keep(id)
 	}
-	e, err = was.graft(d.entry.Name)
-	return e, err == nil, err
+	return f.dir, true, nil
+}
+
+// asParent makes the parent what is written, of which all is as it was, if it is the
+// root of a tree on its own. It reports whether it has.
+func (w *writer) asParent(ctx context.Context) (bool, error) {
+	was := w.opt.Parent
+	if _, ok := was.Inventory(); !ok || w.commit != nil {
+		return false, nil
+	}
+	ids, err := was.Packs(ctx)
+	if err != nil {
+		return false, fmt.Errorf("parent: %w", err)
+	}
+	for _, id := range ids {
+		w.keep(id)
+	}
+	w.root, w.entry = was.root, was.entry
+	return true, nil
 }
 
 // asWas tells whether e is in all what the parent has, content, place and

@@ -69,6 +69,8 @@ type Walk func(ctx context.Context) (path string, e Entry, r io.Reader, err erro
 // size or time, the error wraps ErrStale.
 //
 // Beside what WriteFile gives, kept are the packs of the parent that the tree needs too.
+// Where all is as it is in a parent that is a root itself, nothing is stored, and the
+// root is the parent's.
 func WriteTree(ctx context.Context, sink Sink, keys *Keys, size int64, walk Walk, opt Options) (root pack.Ref, entry Entry, packs, kept []pack.ID, err error) {
 	w := newWriter(sink, keys, Info{Size: size}, opt)
 	defer w.close()
@@ -130,9 +132,14 @@ func (e *Entry) named(id pack.ID) {
 }
 
 func (w *writer) tree(ctx context.Context, walk Walk) error {
-	entry, err := w.rootDir(ctx, walk, w.opt.Parent)
+	entry, same, err := w.rootDir(ctx, walk, w.opt.Parent)
 	if err != nil {
 		return err
+	}
+	if same {
+		if done, err := w.asParent(ctx); done || err != nil {
+			return err
+		}
 	}
 	w.entry = entry
 	if err := w.finishRoot(ctx); err != nil {
@@ -141,17 +148,18 @@ func (w *writer) tree(ctx context.Context, walk Walk) error {
 	return w.sink.Wait(ctx)
 }
 
-// rootDir writes a tree but for the entry of its root, which it gives.
-func (w *writer) rootDir(ctx context.Context, walk Walk, parent *File) (root Entry, err error) {
+// rootDir writes a tree but for the entry of its root, which it gives, and whether
+// all is as it is in the parent.
+func (w *writer) rootDir(ctx context.Context, walk Walk, parent *File) (root Entry, same bool, err error) {
 	path, e, _, err := walk(ctx)
 	if err == nil && (path != "" || e.Kind != DirEntry) {
 		err = fmt.Errorf("%w: the root is %q", ErrOrder, path)
 	}
 	if err != nil {
-		return root, err
+		return root, false, err
 	}
 	if err := w.open(ctx, e, "", parent); err != nil {
-		return root, err
+		return root, false, err
 	}
 	for {
 		path, e, r, err := walk(ctx)
@@ -159,15 +167,15 @@ func (w *writer) rootDir(ctx context.Context, walk Walk, parent *File) (root Ent
 			break
 		}
 		if err != nil {
-			return root, err
+			return root, false, err
 		}
 		if err := w.item(ctx, path, e, r); err != nil {
-			return root, fmt.Errorf("%q: %w", path, err)
+			return root, false, fmt.Errorf("%q: %w", path, err)
 		}
 	}
 	for len(w.dirs) > 1 {
 		if err := w.closeDir(ctx); err != nil {
-			return root, err
+			return root, false, err
 		}
 	}
 	d := w.dirs[0]
@@ -176,19 +184,21 @@ func (w *writer) rootDir(ctx context.Context, walk Walk, parent *File) (root Ent
 		err = w.differ(ctx)
 	}
 	if err != nil {
-		return root, err
+		return root, false, err
 	}
 	w.reading = &reading{}
 	if err := w.drain(ctx, true); err != nil {
-		return root, err
+		return root, false, err
 	}
 	if ok {
-		d.entry = whole
+		if d.entry, err = whole.graft(d.entry.Name); err != nil {
+			return root, false, err
+		}
 	} else if err := w.endDir(ctx, d); err != nil {
-		return root, err
+		return root, false, err
 	}
 	w.dirs = w.dirs[:0]
-	return d.entry, nil
+	return d.entry, ok, nil
 }
 
 // open begins a directory, which was there in the parent where was is not nil.
@@ -319,7 +329,11 @@ func (w *writer) closeDir(ctx context.Context) error {
 		f.upTo = d.entry.Name
 		return nil
 	}
-	return w.queue(ctx, above, waiting{entry: whole})
+	e, err := whole.graft(d.entry.Name)
+	if err != nil {
+		return err
+	}
+	return w.queue(ctx, above, waiting{entry: e})
 }
 
 // queue puts an entry at the end of a directory.
@@ -573,7 +587,7 @@ func (w *writer) again(ctx context.Context) error {
 			continue
 		}
 		walk, stop := d.walk(ctx)
-		root, err := w.rootDir(ctx, walk, d.root.was)
+		root, _, err := w.rootDir(ctx, walk, d.root.was)
 		stop()
 		if err != nil {
 			return err
