@@ -210,7 +210,7 @@ func (c *commit) write(ctx context.Context, p *putter, draft *volume.Draft, snap
 	for _, id := range slices.SortedFunc(maps.Keys(dying), compareID) {
 		c.dying = append(c.dying, volume.DyingPack{ID: id, Since: dying[id]})
 	}
-	c.written, err = volume.WriteVolume(ctx, p, c.keys, draft, volume.Commit{Packs: c.packs, Past: c.past, Dying: c.dying, Again: ch.again}, volume.Options{Avoid: ch.avoid})
+	c.written, err = volume.WriteVolume(ctx, p, c.keys, draft, volume.Commit{Packs: c.packs, Past: c.past, Dying: c.dying, Again: ch.again}, volume.Options{Avoid: ch.avoid, Lists: c.n.engine.lists})
 	c.past = c.written.Past
 	c.dying = slices.DeleteFunc(c.dying, func(d volume.DyingPack) bool { return slices.Contains(c.written.Packs, d.ID) }) // it was needed again
 	return err

@@ -14,6 +14,7 @@ import (
 	"github.com/p2pfs/p2pfs/pack"
 	"github.com/p2pfs/p2pfs/repair"
 	"github.com/p2pfs/p2pfs/store"
+	"github.com/p2pfs/p2pfs/volume"
 	"github.com/p2pfs/p2pfs/wire"
 )
 
@@ -32,6 +33,10 @@ const (
 
 	// askTimeout bounds a question with a short answer.
 	askTimeout = 5 * time.Second
+
+	// listsHeld is how many bytes of lists of directories are remembered: those of a
+	// tree of some 40,000 entries.
+	listsHeld = 32 << 20
 )
 
 // errUnreached is wrapped where a peer could not be connected to at all.
@@ -52,6 +57,7 @@ type engine struct {
 	peers   *peerTable
 	packs   *packTable
 	buffers *buffers
+	lists   *volume.Lists // of directories that were read lately; nil in some tests
 	log     *slog.Logger
 	stall   time.Duration // stallTimeout, shorter in tests
 

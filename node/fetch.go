@@ -41,6 +41,9 @@ const (
 // source reads ranges of packs from their holders: it is a volume.Source.
 type source struct{ e *engine }
 
+// Lists gives the lists of directories that the node remembers.
+func (s source) Lists() *volume.Lists { return s.e.lists }
+
 // Open begins to fetch the bytes [off, off+n) of a pack.
 func (s source) Open(ctx context.Context, id pack.ID, off, n int) (volume.Range, error) {
 	if off < 0 || n < 1 || off+n > pack.MaxLen {

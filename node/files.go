@@ -72,7 +72,7 @@ func (n *Node) putRoot(ctx context.Context, q PutRequest, progress func(Progress
 	p := n.engine.newPutter(ctx, keys.Owner, q.Redundancy, expires)
 	defer p.end()
 
-	options := volume.Options{PackBytes: cmp.Or(n.packLen, packBytes(q.Redundancy))}
+	options := volume.Options{PackBytes: cmp.Or(n.packLen, packBytes(q.Redundancy)), Lists: n.engine.lists}
 	index := n.newIndex(into.vol, q)
 	if index != nil {
 		options.Index = index

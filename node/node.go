@@ -229,7 +229,7 @@ func (n *Node) start() error {
 	n.engine = &engine{
 		self: n.swarm.ID(), holder: !n.config.Client, network: id, zone: n.config.Zone, version: n.config.Version,
 		dial: hostDialer{n}, dir: n.dht, clock: realClock{}, store: n.store,
-		peers: newPeerTable(), packs: newPackTable(), buffers: new(buffers), log: n.log, stall: stallTimeout,
+		peers: newPeerTable(), packs: newPackTable(), buffers: new(buffers), lists: volume.NewLists(listsHeld), log: n.log, stall: stallTimeout,
 		rand: rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())), announce: n.announce,
 	}
 	n.engine.keeper = newKeeper(n.engine, n.config.repairConfig())

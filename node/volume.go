@@ -592,6 +592,9 @@ func (m *molten) PutPack(_ context.Context, data []byte, _ bool, release func())
 	return id, nil
 }
 
+// Lists gives what is remembered of lists in the packs before which it is.
+func (m *molten) Lists() *volume.Lists { return volume.ListsOf(m.src) }
+
 // Wait has nothing to wait for.
 func (m *molten) Wait(context.Context) error { return nil }
 

@@ -487,6 +487,9 @@ func (w *writer) putList(ctx context.Context, d *dir) error {
 	d.listed, d.bytes = d.listed[:0], 0
 	d.size += int64(len(plain))
 	ref := w.putNew(plain, d.lists)
+	if ref.Pack.IsZero() {
+		w.lists.add(ref, plain)
+	}
 	return w.push(ctx, &d.levels, 0, part{Ref: ref, under: uint64(len(plain))})
 }
 

@@ -56,6 +56,8 @@ type Options struct {
 	// Index finds chunks that the volume has already, which are not stored
 	// again; nil: there is none.
 	Index Index
+	// Lists is to remember the lists of directories that are written; nil: nothing is.
+	Lists *Lists
 	// Avoid are packs in which nothing is to stay of what is written anew.
 	Avoid map[pack.ID]bool
 	// Kept is called with each pack that is needed and was there before; nil:
@@ -149,6 +151,7 @@ type writer struct {
 	waits    int              // entries in their queues
 	drained  int              // packs that were finished when those were looked through last
 	kept     map[pack.ID]bool // packs that were there before and are needed
+	lists    written
 	fresh    []pack.Ref       // chunks in the data pack being filled, for the index
 
 	commit                    *Commit          // of a volume; nil: a file or tree on its own
@@ -210,7 +213,7 @@ func newWriter(sink Sink, keys *Keys, info Info, opt Options) *writer {
 	w := &writer{
 		sink: sink, keys: keys, opt: opt, limit: opt.PackBytes,
 		nodeRefs: maxNodeRefs, entryRefs: maxEntryRefs, minList: minList, maxList: maxList,
-		known: make(map[chunk.Key]place), reading: &reading{maxInline: MaxInline},
+		known: make(map[chunk.Key]place), reading: &reading{maxInline: MaxInline}, lists: written{lists: opt.Lists},
 	}
 	if w.limit <= 0 || w.limit > pack.MaxLen {
 		w.limit = pack.MaxLen
@@ -476,6 +479,9 @@ func (w *writer) finish(ctx context.Context, b *builder, meta bool) (pack.ID, er
 	*b.id = id
 	b.id = nil
 	w.packs = append(w.packs, id)
+	if meta {
+		return id, w.lists.named(id)
+	}
 	return id, nil
 }
 
