@@ -173,6 +173,7 @@ type change struct {
 	set   bool                              // dying is what is dying now
 	again []*volume.Draft                   // of what past gives: what is to stand there
 	avoid map[pack.ID]bool                  // packs in which nothing is to stay of what is written anew
+	links []volume.Linked                   // that are given out with it
 }
 
 // write stores what is new in a draft, through p.
@@ -210,7 +211,7 @@ func (c *commit) write(ctx context.Context, p *putter, draft *volume.Draft, snap
 	for _, id := range slices.SortedFunc(maps.Keys(dying), compareID) {
 		c.dying = append(c.dying, volume.DyingPack{ID: id, Since: dying[id]})
 	}
-	c.written, err = volume.WriteVolume(ctx, p, c.keys, draft, volume.Commit{Packs: c.packs, Past: c.past, Dying: c.dying, Again: ch.again}, volume.Options{Avoid: ch.avoid, Lists: c.n.engine.lists})
+	c.written, err = volume.WriteVolume(ctx, p, c.keys, draft, volume.Commit{Packs: c.packs, Past: c.past, Dying: c.dying, Again: ch.again, Links: ch.links}, volume.Options{Avoid: ch.avoid, Lists: c.n.engine.lists})
 	c.past = c.written.Past
 	c.dying = slices.DeleteFunc(c.dying, func(d volume.DyingPack) bool { return slices.Contains(c.written.Packs, d.ID) }) // it was needed again
 	return err

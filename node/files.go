@@ -34,11 +34,9 @@ const rangesAhead = 2
 func (n *Node) Put(ctx context.Context, q PutRequest, r io.Reader, progress func(Progress)) (PutResult, error) {
 	info := volume.Info{Name: q.Name, Mode: q.Mode, MTime: q.ModTime, Size: q.Size}
 	return n.putRoot(ctx, q, progress, func(p *putter, keys *volume.Keys, o volume.Options) (root root, err error) {
-		var ref pack.Ref
 		o.Kept = func(id pack.ID) { root.kept = append(root.kept, id) }
-		ref, root.entry, root.packs, err = volume.WriteFile(ctx, p, keys, info, r, o)
+		root.ref, root.entry, root.packs, err = volume.WriteFile(ctx, p, keys, info, r, o)
 		root.kept = slices.DeleteFunc(root.kept, func(id pack.ID) bool { return slices.Contains(root.packs, id) })
-		root.link = volume.FileLink(n.engine.network, ref)
 		return root, err
 	})
 }
@@ -46,7 +44,7 @@ func (n *Node) Put(ctx context.Context, q PutRequest, r io.Reader, progress func
 // root is what was put: packs are those that were stored, kept those that it
 // needs and that were there before.
 type root struct {
-	link        volume.Link
+	ref         pack.Ref // zero until it is in the volume that it was put into
 	entry       volume.Entry
 	packs, kept []pack.ID
 	found       map[pack.ID]bool // those of kept that the index gave
@@ -72,7 +70,7 @@ func (n *Node) putRoot(ctx context.Context, q PutRequest, progress func(Progress
 	p := n.engine.newPutter(ctx, keys.Owner, q.Redundancy, expires)
 	defer p.end()
 
-	options := volume.Options{PackBytes: cmp.Or(n.packLen, packBytes(q.Redundancy)), Lists: n.engine.lists}
+	options := volume.Options{Part: into.named, PackBytes: cmp.Or(n.packLen, packBytes(q.Redundancy)), Lists: n.engine.lists}
 	index := n.newIndex(into.vol, q)
 	if index != nil {
 		options.Index = index
@@ -91,6 +89,10 @@ func (n *Node) putRoot(ctx context.Context, q PutRequest, progress func(Progress
 		}
 		st, err = n.stage(ctx, p, into, r)
 		defer st.end()
+		if err == nil && into.named { // its root is in the pack of the head
+			r.ref = st.commit.written.Links[0]
+			r.packs = append(r.packs, r.ref.Pack)
+		}
 	}
 	if err == nil {
 		err = p.confirm(ctx)
@@ -108,8 +110,12 @@ func (n *Node) putRoot(ctx context.Context, q PutRequest, progress func(Progress
 		ofRoot = slices.DeleteFunc(slices.Clone(p.packs), func(x *placed) bool { return slices.Contains(st.commit.written.Packs, x.id) })
 	}
 	before, owned := n.ownedPacks(r.kept)
+	link := volume.FileLink(n.engine.network, r.ref)
+	if r.entry.Kind == volume.DirEntry {
+		link = volume.TreeLink(n.engine.network, r.ref)
+	}
 	if owned == nil && !into.named {
-		owned = n.own(r.link, r.entry, q.Source, ofRoot, before)
+		owned = n.own(link, r.entry, q.Source, ofRoot, before)
 	}
 	if owned == nil && st.commit != nil {
 		owned = st.commit.own(ofVolume, nil)
@@ -120,7 +126,7 @@ func (n *Node) putRoot(ctx context.Context, q PutRequest, progress func(Progress
 	}
 	worst := p.worst(before)
 	res := PutResult{
-		Link: r.link.String(), Bytes: r.entry.Size, Packs: len(r.packs) + len(r.kept),
+		Link: link.String(), Bytes: r.entry.Size, Packs: len(r.packs) + len(r.kept),
 		K: worst.k, N: worst.k + worst.m, Stored: len(worst.holders), Survives: len(worst.holders) - worst.k,
 		Seconds: n.engine.clock.Now().Sub(begun).Seconds(),
 	}

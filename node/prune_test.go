@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -144,5 +145,60 @@ func TestAHolderThatIsAloneRemovesNothing(t *testing.T) {
 	}
 	if got := names(t, b, "theirs:put"); strings.Contains(got, "/f") {
 		t.Errorf("got %q", got)
+	}
+}
+
+// A link that a put into a volume has given is there as long as the head is with
+// which it came, whatever is pruned meanwhile.
+func TestALinkOfAPutStaysWithItsHead(t *testing.T) {
+	m := newMemNet(t, 412, 5, 0)
+	a, b := m.home(t, 1), m.home(t, 2)
+	if _, err := a.VolumeCreate(t.Context(), "v"); err != nil {
+		t.Fatal(err)
+	}
+	var links []string
+	for i := range 4 {
+		content := fmt.Sprint(i)
+		if i > 1 {
+			content = strings.Repeat(content, 9000)
+		}
+		res := into(t, a, "v:dir", "f", content)
+		links = append(links, res.Link)
+		if res.Stored != res.N || res.Packs < 1 {
+			t.Errorf("put: %+v", res)
+		}
+	}
+	tree, err := a.PutTree(t.Context(), PutRequest{Target: "v:", Size: -1}, &folder{names: []string{"x", "y"}, data: map[string]string{"x": "X", "y": strings.Repeat("Y", 9000)}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	prune := func(last int) {
+		t.Helper()
+		if _, err := a.VolumePrune(t.Context(), "v", PruneRequest{Policy: volume.Policy{Last: last}, Now: true}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	prune(10)
+	for i, link := range links {
+		if got := text(t, b, link); got[:1] != fmt.Sprint(i) || len(got) != len(text(t, a, fmt.Sprintf("v@%d:dir/f", i+2))) {
+			t.Errorf("link %d gives %d bytes that begin with %q", i, len(got), got[:1])
+		}
+		st, err := b.Stat(t.Context(), link)
+		if err != nil || st.Live != st.N {
+			t.Errorf("link %d: %+v, %v", i, st, err)
+		}
+	}
+	if got := names(t, b, tree.Link); got != "x y" {
+		t.Errorf("the tree has %q", got)
+	}
+	prune(2)
+	c := m.home(t, 3)
+	for i, link := range links[:3] {
+		if _, _, err := get(t.Context(), c, link); CodeOf(err) != NotFound {
+			t.Errorf("link %d, whose head was let go of: %v", i, err)
+		}
+	}
+	if text(t, b, links[3]) != strings.Repeat("3", 9000) || text(t, b, tree.Link+"/y") != strings.Repeat("Y", 9000) {
+		t.Error("a link whose head is kept leads to something else")
 	}
 }

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/p2pfs/p2pfs/pack"
 	"github.com/p2pfs/p2pfs/store"
 	"github.com/p2pfs/p2pfs/volume"
 )
@@ -84,9 +83,7 @@ func (n *Node) PutTree(ctx context.Context, q PutRequest, src TreeSource, progre
 	}
 	return n.putRoot(ctx, q, progress, func(p *putter, keys *volume.Keys, o volume.Options) (root root, err error) {
 		o.Parent = parent
-		var ref pack.Ref
-		ref, root.entry, root.packs, root.kept, err = volume.WriteTree(ctx, p, keys, q.Size, walk, o)
-		root.link = volume.TreeLink(n.engine.network, ref)
+		root.ref, root.entry, root.packs, root.kept, err = volume.WriteTree(ctx, p, keys, q.Size, walk, o)
 		return root, err
 	})
 }

@@ -456,7 +456,7 @@ func (c *commit) stage(ctx context.Context, p *putter, t destination, r root) (s
 	if err := c.live(ctx, r); err != nil {
 		return staged{}, err
 	}
-	f := volume.Made(c.w.src, r.link.Root, r.entry)
+	f := volume.Made(c.w.src, r.ref, r.entry)
 	draft := volume.NewDraft(c.w.root)
 	at := path.Join(t.dir, r.entry.Name)
 	for try := 2; !t.named; try++ {
@@ -475,8 +475,11 @@ func (c *commit) stage(ctx context.Context, p *putter, t destination, r root) (s
 	if err := draft.Put(ctx, at, f, c.now); err != nil {
 		return staged{}, err
 	}
-	packs := slices.Concat(r.packs, r.kept)
-	if err := c.write(ctx, p, draft, t.named, &change{packs: packs}); err != nil {
+	ch := &change{packs: slices.Concat(r.packs, r.kept)}
+	if t.named { // the link that is printed is there as long as this head is kept
+		ch.links = []volume.Linked{{File: f, Name: r.entry.Name, Packs: ch.packs}}
+	}
+	if err := c.write(ctx, p, draft, t.named, ch); err != nil {
 		return staged{}, err
 	}
 	return staged{commit: c, place: t.vol.name + ":" + at}, nil

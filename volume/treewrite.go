@@ -70,7 +70,7 @@ type Walk func(ctx context.Context) (path string, e Entry, r io.Reader, err erro
 //
 // Beside what WriteFile gives, kept are the packs of the parent that the tree needs too.
 // Where all is as it is in a parent that is a root itself, nothing is stored, and the
-// root is the parent's.
+// root is the parent's. With opt.Part root is zero.
 func WriteTree(ctx context.Context, sink Sink, keys *Keys, size int64, walk Walk, opt Options) (root pack.Ref, entry Entry, packs, kept []pack.ID, err error) {
 	w := newWriter(sink, keys, Info{Size: size}, opt)
 	defer w.close()
@@ -524,6 +524,14 @@ type Commit struct {
 	Past  []Past      // its history, in order
 	Again []*Draft    // as long as Past, or none: what is to stand there in place of what does; nil: nothing
 	Dying []DyingPack // in order; one that happens to be written again is not dying then
+	Links []Linked    // that are given out with it, and are there as long as it is
+}
+
+// Linked is what a link is to lead to that is part of a volume.
+type Linked struct {
+	File  *File
+	Name  string
+	Packs []pack.ID // that it needs
 }
 
 // Written says where a state of a volume is.
@@ -534,7 +542,8 @@ type Written struct {
 	Dying     pack.Ref // zero: there are none
 	Inventory pack.Ref // of all packs of the volume
 	Packs     []pack.ID
-	Past      []Past // the history as it was written
+	Past      []Past     // the history as it was written
+	Links     []pack.Ref // as Commit.Links: the roots that links to them have
 }
 
 // WriteVolume stores a state of a volume: the draft of its tree, of which only
@@ -563,8 +572,12 @@ func (w *writer) volume(ctx context.Context, draft *Draft, c Commit) (Written, e
 	if err := w.tree(ctx, walk); err != nil {
 		return Written{}, fmt.Errorf("write volume: %w", err)
 	}
+	for i := range w.links {
+		w.links[i] = w.at(w.links[i])
+	}
 	return Written{
-		Root: w.root, Entry: w.entry, History: w.at(w.history), Dying: w.at(w.dying), Inventory: w.at(w.inventory), Packs: w.packs, Past: w.commit.Past,
+		Links: w.links,
+		Root:  w.root, Entry: w.entry, History: w.at(w.history), Dying: w.at(w.dying), Inventory: w.at(w.inventory), Packs: w.packs, Past: w.commit.Past,
 	}, nil
 }
 
@@ -632,8 +645,10 @@ func (w *writer) finishVolume(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	n := len(w.packs) + len(w.commit.Packs) + 2
-	room := chunk.MaxSealed(MaxEntry) + n*33 + (n/pack.MaxInventoryIDs+2)*256
+	room := roomForRoot(len(w.packs) + len(w.commit.Packs) + 2)
+	for _, l := range w.commit.Links {
+		room += roomForRoot(len(l.Packs))
+	}
 	for _, b := range leaves {
 		room += chunk.MaxSealed(len(b)) + pack.RefLen
 	}
@@ -675,6 +690,29 @@ func (w *writer) finishVolume(ctx context.Context) error {
 	for _, id := range w.packs {
 		delete(w.kept, id)
 	}
-	w.inventory = w.putInventory()
+	w.inventory = w.putInventory(w.allPacks())
+	for _, l := range w.commit.Links {
+		if err := w.putLinked(l); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// putLinked writes the entry that a link leads to.
+func (w *writer) putLinked(l Linked) error {
+	e, err := l.File.graft(l.Name)
+	if err != nil {
+		return err
+	}
+	e.inventory = w.putInventory(slices.Clone(l.Packs))
+	if err := e.bake(); err != nil {
+		return err
+	}
+	b, err := e.encode()
+	if err != nil {
+		return err
+	}
+	w.links = append(w.links, w.putMeta(b))
 	return nil
 }

@@ -60,6 +60,9 @@ type Options struct {
 	Lists *Lists
 	// Avoid are packs in which nothing is to stay of what is written anew.
 	Avoid map[pack.ID]bool
+	// Part says that what is written is to be part of a volume, whose [WriteVolume]
+	// gives it a root: it has none then, and may have no pack at all.
+	Part bool
 	// Kept is called with each pack that is needed and was there before; nil:
 	// nobody wants to know. WriteTree gives them in the end too.
 	Kept func(pack.ID)
@@ -116,7 +119,7 @@ func (b *Buffers) put(buf []byte) { b.free <- buf[:0] }
 // again into metadata packs. The same content, keys and info give the same
 // packs, so that what was interrupted is found again. If r gives another number
 // of bytes than info.Size, the error wraps [ErrChanged]. Where WriteFile fails,
-// packs may have been stored that nothing refers to.
+// packs may have been stored that nothing refers to. With opt.Part root is zero.
 func WriteFile(ctx context.Context, sink Sink, keys *Keys, info Info, r io.Reader, opt Options) (root pack.Ref, entry Entry, packs []pack.ID, err error) {
 	w := newWriter(sink, keys, info, opt)
 	defer w.close()
@@ -152,12 +155,13 @@ type writer struct {
 	drained  int              // packs that were finished when those were looked through last
 	kept     map[pack.ID]bool // packs that were there before and are needed
 	lists    written
-	fresh    []pack.Ref       // chunks in the data pack being filled, for the index
+	fresh    []pack.Ref // chunks in the data pack being filled, for the index
 
 	commit                    *Commit          // of a volume; nil: a file or tree on its own
 	living                    map[pack.ID]bool // packs that the volume had and that are not dying
 	roots                     []*pack.Ref      // of past states in the metadata pack being filled
 	history, dying, inventory pack.Ref
+	links                     []pack.Ref
 
 	root  pack.Ref
 	entry Entry
@@ -260,6 +264,20 @@ func (w *writer) file(ctx context.Context, info Info, r io.Reader) error {
 		return err
 	}
 	return w.sink.Wait(ctx)
+}
+
+// finishPart finishes what has no root.
+func (w *writer) finishPart(ctx context.Context) error {
+	if w.meta.id != nil {
+		if err := w.finishMeta(ctx); err != nil {
+			return err
+		}
+	}
+	for _, id := range w.packs { // content that was there before, all of a pack of it
+		delete(w.kept, id)
+	}
+	w.entry.parts = slices.Clone(w.entry.parts)
+	return w.entry.bake() // with the packs of refs, which are all known now
 }
 
 // settle makes what was read of a file its entry's, all of whose packs are
@@ -625,6 +643,9 @@ func (w *writer) finishMeta(ctx context.Context) error {
 // finishRoot writes inventory and entry, which stand in the same pack, the
 // last one.
 func (w *writer) finishRoot(ctx context.Context) error {
+	if w.opt.Part {
+		return w.finishPart(ctx)
+	}
 	if w.commit != nil {
 		if err := w.finishVolume(ctx); err != nil {
 			return err
@@ -633,15 +654,13 @@ func (w *writer) finishRoot(ctx context.Context) error {
 	}
 	// The inventory lists all packs but the one it is in: so it has to be
 	// known which that is before it is written.
-	n := len(w.packs) + len(w.kept) + 2
-	room := chunk.MaxSealed(MaxEntry) + n*33 + (n/pack.MaxInventoryIDs+2)*256
-	if err := w.reserve(ctx, room); err != nil {
+	if err := w.reserve(ctx, roomForRoot(len(w.packs)+len(w.kept)+2)); err != nil {
 		return err
 	}
 	for _, id := range w.packs { // content that was there before, all of a pack of it
 		delete(w.kept, id)
 	}
-	w.entry.inventory = w.putInventory()
+	w.entry.inventory = w.putInventory(w.allPacks())
 	return w.finishEntry(ctx)
 }
 
@@ -664,9 +683,19 @@ func (w *writer) finishEntry(ctx context.Context) error {
 	return w.entry.resolve(w.root)
 }
 
-// putInventory writes the inventory of all finished packs.
-func (w *writer) putInventory() pack.Ref {
-	ids := slices.AppendSeq(slices.Clone(w.packs), maps.Keys(w.kept))
+// allPacks gives all packs that are needed, but for the one being filled.
+func (w *writer) allPacks() []pack.ID {
+	return slices.AppendSeq(slices.Clone(w.packs), maps.Keys(w.kept))
+}
+
+// roomForRoot is how many bytes of a pack it takes at most to write an entry with
+// the inventory of so many packs.
+func roomForRoot(packs int) int {
+	return chunk.MaxSealed(MaxEntry) + packs*33 + (packs/pack.MaxInventoryIDs+2)*256
+}
+
+// putInventory writes the inventory of packs.
+func (w *writer) putInventory(ids []pack.ID) pack.Ref {
 	invs := pack.NewInventory(ids)
 	for depth := 1; ; depth++ {
 		refs := make([]pack.Ref, len(invs))
