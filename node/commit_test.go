@@ -366,3 +366,34 @@ func TestTwoMergeTheSameAtOnce(t *testing.T) {
 		t.Errorf("got %q", got)
 	}
 }
+
+// What two homes put into one volume at the same time is in it twice, though what
+// they store is the same packs: one state of each stays, and who signed the other
+// takes part in it.
+func TestTwoPutTheSameAtOnce(t *testing.T) {
+	m := newMemNet(t, 522, 12, 0)
+	a, write, _ := m.created(t, 1, "v")
+	b := m.added(t, 2, write, "v")
+	for round := range 12 {
+		data := string(random(uint64(900+round), 300<<10))
+		var wg sync.WaitGroup
+		for i, n := range []*Node{a, b} {
+			wg.Go(func() {
+				res, err := n.Put(t.Context(), PutRequest{Name: "f", Mode: 0o644, Size: int64(len(data)), Target: fmt.Sprintf("v:%d/%d", round, i)}, strings.NewReader(data), nil)
+				if err != nil || res.Partial || res.Stored != res.N {
+					t.Errorf("round %d, home %d: %+v, %v", round, i, res, err)
+				}
+			})
+		}
+		wg.Wait()
+		for i := range 2 {
+			if text(t, a, fmt.Sprintf("v:%d/%d/f", round, i)) != data {
+				t.Errorf("round %d, home %d: another content", round, i)
+			}
+		}
+	}
+	st, err := b.Stat(t.Context(), "v:")
+	if err != nil || st.Live != st.N {
+		t.Errorf("got %+v, %v", st, err)
+	}
+}

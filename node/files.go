@@ -69,6 +69,7 @@ func (n *Node) putRoot(ctx context.Context, q PutRequest, progress func(Progress
 	keys := into.vol.keys
 	p := n.engine.newPutter(ctx, keys.Owner, q.Redundancy, expires)
 	defer p.end()
+	p.joins = true
 
 	options := volume.Options{Part: into.named, PackBytes: cmp.Or(n.packLen, packBytes(q.Redundancy)), Lists: n.engine.lists}
 	index := n.newIndex(into.vol, q)

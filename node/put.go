@@ -72,6 +72,7 @@ type putter struct {
 	scheme  *erasure.Scheme // nil: automatic
 	given   bool            // scheme was given by the user
 	last    bool            // no state that is newer than what was known is followed
+	joins   bool            // where another home stores the same at the same time, what that stores will do
 	expires uint64          // Unix time in ms, 0: never
 	slots   chan struct{}
 	ctx     context.Context // of the put: ends all that is under way
@@ -1018,6 +1019,14 @@ func (p *putter) confirm(ctx context.Context) error {
 			p.remember(pk)
 			continue
 		}
+		if overtaken[pk.id] && p.joins {
+			if err := p.follow(ctx, pk); !errors.Is(err, errOvertaken) {
+				if err != nil {
+					return err
+				}
+				continue
+			}
+		}
 		if overtaken[pk.id] {
 			return fail(NoPeers, "try again: it is there when that has ended", "pack %s: %w", pk.id.Short(), errOvertaken)
 		}
@@ -1025,6 +1034,55 @@ func (p *putter) confirm(ctx context.Context) error {
 			"pack %s: %d of %d shards confirmed%s", pk.id.Short(), len(pk.holders), pk.k+pk.m, because(pk.reasons))
 	}
 	return nil
+}
+
+const (
+	// followFor is how long a put waits for one of another home that stores the
+	// same: as long as a home may be silent about a put that goes on.
+	followFor = aliveEvery
+
+	// followPause is how long it waits, at first, before it looks again.
+	followPause = 100 * time.Millisecond
+)
+
+// follow waits until the put of another home has ended that stores a pack under a
+// later state, and takes part in what that has stored. The error is errOvertaken
+// where nothing comes of it.
+func (p *putter) follow(ctx context.Context, pk *placed) error {
+	until := p.e.clock.Now().Add(followFor)
+	for pause := followPause; ; pause = min(2*pause, 5*time.Second) {
+		k, err := p.e.locate(ctx, pk.id, effort{all: true})
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err != nil || k.manifest.State.Number < pk.number { // it was given up
+			return errOvertaken
+		}
+		st := &k.manifest.State
+		if x := st.Expires; x != 0 && (p.expires == 0 || x < p.expires) || p.scheme != nil && st.M < pk.scheme.M {
+			return errOvertaken // it is not what was asked for
+		}
+		if n := k.distinct(); n == k.geometry.N() || n > repair.Threshold(k.geometry.K, k.geometry.M) && pause > followPause {
+			pk.number, pk.k, pk.m = st.Number, k.geometry.K, k.geometry.M
+			pk.scheme = erasure.Scheme{K: st.K, M: st.M}
+			pk.holders = pk.holders[:0]
+			for shard, ps := range k.holders {
+				if i := slices.IndexFunc(ps, func(q peer.ID) bool { return k.confirmed[q] }); i >= 0 {
+					pk.holders = append(pk.holders, wire.Holder{Peer: string(ps[i]), Shard: shard})
+				}
+			}
+			pk.owned = store.OwnedPack{ID: pk.id, Meta: pk.meta, Given: st.Given, Scheme: pk.scheme, Number: st.Number,
+				Expires: st.Expires, Len: k.geometry.Len, Content: st.Content}
+			p.remember(pk)
+			return nil
+		}
+		if p.e.clock.Now().After(until) {
+			return errOvertaken
+		}
+		if err := sleep(ctx, p.e.clock, pause); err != nil {
+			return err
+		}
+	}
 }
 
 // errOvertaken is wrapped where another home with the same volume stores a pack
