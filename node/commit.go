@@ -212,6 +212,9 @@ func (c *commit) write(ctx context.Context, p *putter, draft *volume.Draft, snap
 		c.dying = append(c.dying, volume.DyingPack{ID: id, Since: dying[id]})
 	}
 	c.written, err = volume.WriteVolume(ctx, p, c.keys, draft, volume.Commit{Packs: c.packs, Past: c.past, Dying: c.dying, Again: ch.again, Links: ch.links}, volume.Options{Avoid: ch.avoid, Lists: c.n.engine.lists})
+	if errors.Is(err, volume.ErrHistory) {
+		return &Error{Code: Failed, Hint: "let go of some: 'p2pfs volume prune " + c.v.name + " --keep-daily 30', see its help", Err: err}
+	}
 	c.past = c.written.Past
 	c.dying = slices.DeleteFunc(c.dying, func(d volume.DyingPack) bool { return slices.Contains(c.written.Packs, d.ID) }) // it was needed again
 	return err

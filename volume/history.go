@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -30,9 +31,13 @@ const (
 	// flagPin marks a link among past heads.
 	flagPin = 2
 
-	// MaxHistory is how many heads a history has at most: about one a minute for a year.
-	MaxHistory = maxLeaves * maxLeaf
+	// MaxHistory is how many heads a history has at most that is written: one each ten
+	// minutes for a year. It stands in one pack with what else a head points to.
+	MaxHistory = 65_536
 )
+
+// ErrHistory is wrapped where a history has more than [MaxHistory] heads.
+var ErrHistory = errors.New("too many heads are kept")
 
 // Past is a head that was, and what it pointed to; or a link that was given out to
 // something in the volume, which stays with the history.
@@ -141,7 +146,7 @@ func historyChunks(past []Past) ([][]byte, error) {
 	slices.SortFunc(past, func(p, q Past) int { return p.compare(&q) })
 	past = slices.CompactFunc(past, func(p, q Past) bool { return p.compare(&q) == 0 })
 	if len(past) > MaxHistory {
-		return nil, fmt.Errorf("history of %d heads, at most %d are allowed", len(past), MaxHistory)
+		return nil, fmt.Errorf("history of %d heads, at most %d are allowed: %w", len(past), MaxHistory, ErrHistory)
 	}
 	var chunks [][]byte
 	for leaf := range slices.Chunk(past, maxLeaf) {
@@ -254,7 +259,7 @@ func (r *reader) past() Past {
 }
 
 // ReadHistory gives the past heads of a volume that are kept, ascending by
-// number and hash, at most [MaxHistory]. A zero ref stands for none.
+// number and hash, at most 524,288. A zero ref stands for none.
 func ReadHistory(ctx context.Context, src Source, ref pack.Ref) ([]Past, error) {
 	past, err := readHistory(ctx, src, ref)
 	if err != nil {

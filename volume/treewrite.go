@@ -676,6 +676,9 @@ func (w *writer) finishVolume(ctx context.Context) error {
 	// What was dying and has come to be written again, bit for bit, is needed. Of
 	// that the packs are all finished but the one that this is in.
 	dying := slices.DeleteFunc(slices.Clone(w.commit.Dying), func(d DyingPack) bool { return slices.Contains(w.packs, d.ID) })
+	if len(dying) > MaxDying { // of two that are merged; the others begin to die with the next prune
+		dying = dying[:MaxDying]
+	}
 	if len(dying) > 0 {
 		b, err := encodeDying(dying)
 		if err != nil {
