@@ -338,3 +338,45 @@ func (n *Node) adopt(ctx context.Context, v *vol, ids []pack.ID, meta map[pack.I
 	}
 	return len(ids) - len(missing) + len(packs), len(missing) - len(packs), err
 }
+
+// adoptPuts writes into the catalog what the home has put whose own volume this
+// one was: which packs the link of each put needs, that is. The root that a link
+// leads to stands in no list, but the same entry with the same packs always
+// makes the same one. That of a tree whose lists are in the pack of the root
+// is not found; its link lives with those.
+func (n *Node) adoptPuts(ctx context.Context, v *vol, ids []pack.ID) error {
+	w, err := n.look(ctx, v)
+	if err != nil || w.root == nil {
+		return err
+	}
+	for x, err := range w.puts(ctx) {
+		if err != nil {
+			return err
+		}
+		m := volume.NewMark(w.src)
+		if err := m.Tree(ctx, x.file); err != nil {
+			return err
+		}
+		packs := slices.SortedFunc(maps.Keys(m.Packs), compareID)
+		made := &molten{src: w.src, owner: v.owner, packs: make(map[pack.ID][]byte)}
+		root, e, err := volume.WriteRoot(ctx, made, v.keys, x.file, x.file.Entry().Name, packs, volume.Options{})
+		if err != nil {
+			return err
+		}
+		if !slices.Contains(ids, root.Pack) {
+			continue
+		}
+		owned, err := n.ownedPacks(append(packs, root.Pack))
+		if err != nil {
+			continue // some are lost: repair them, and add the volume again
+		}
+		link := volume.FileLink(n.engine.network, root)
+		if e.Kind == volume.DirEntry {
+			link = volume.TreeLink(n.engine.network, root)
+		}
+		if err := n.own(link, e, "", nil, owned); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"path"
 	"slices"
@@ -483,7 +484,7 @@ func (n *Node) leaveMine(ctx context.Context, l volume.Link, ids []pack.ID) (kep
 		return nil, nil
 	}
 	draft := volume.NewDraft(c.w.root)
-	places, err := n.placesOf(ctx, c.w.root, f)
+	places, err := c.w.placesOf(ctx, f)
 	if err != nil {
 		return nil, err
 	}
@@ -544,30 +545,56 @@ func (n *Node) leaveMine(ctx context.Context, l volume.Link, ids []pack.ID) (kep
 
 // placesOf gives the paths under put/ at which the home's own volume has a file
 // or tree.
-func (n *Node) placesOf(ctx context.Context, root, f *volume.File) ([]string, error) {
-	put, err := root.Lookup(ctx, "put")
-	if errors.Is(err, volume.ErrNotFound) {
-		return nil, nil
-	}
-	if err != nil || put.Entry().Kind != volume.DirEntry {
-		return nil, err
-	}
+func (w *view) placesOf(ctx context.Context, f *volume.File) ([]string, error) {
 	var out []string
-	for day, err := range put.List(ctx) {
+	for x, err := range w.puts(ctx) {
 		if err != nil {
 			return nil, err
 		}
-		if day.Entry().Kind != volume.DirEntry {
-			continue
-		}
-		for x, err := range day.List(ctx) {
-			if err != nil {
-				return nil, err
-			}
-			if volume.Same(x, f) {
-				out = append(out, path.Join("put", day.Entry().Name, x.Entry().Name))
-			}
+		if volume.Same(x.file, f) {
+			out = append(out, x.path)
 		}
 	}
 	return out, nil
+}
+
+// written is what a put has written into the home's own volume.
+type written struct {
+	path string
+	file *volume.File
+}
+
+// puts gives what is under put/ in the home's own volume.
+func (w *view) puts(ctx context.Context) iter.Seq2[written, error] {
+	return func(yield func(written, error) bool) {
+		dir, err := w.root.Lookup(ctx, "put")
+		if errors.Is(err, volume.ErrNotFound) {
+			return
+		}
+		if err != nil {
+			yield(written{}, err)
+			return
+		}
+		if dir.Entry().Kind != volume.DirEntry {
+			return
+		}
+		for day, err := range dir.List(ctx) {
+			if err != nil {
+				yield(written{}, err)
+				return
+			}
+			if day.Entry().Kind != volume.DirEntry {
+				continue
+			}
+			for x, err := range day.List(ctx) {
+				if err != nil {
+					yield(written{}, err)
+					return
+				}
+				if !yield(written{path: path.Join("put", day.Entry().Name, x.Entry().Name), file: x}, nil) {
+					return
+				}
+			}
+		}
+	}
 }

@@ -196,6 +196,11 @@ func (n *Node) VolumeAdd(ctx context.Context, text, name string) (AddResult, err
 		if res.Packs, res.Lost, err = n.adopt(ctx, v, ids, meta); err != nil {
 			return AddResult{}, err
 		}
+		if name == Mine {
+			if err := n.adoptPuts(ctx, v, ids); err != nil {
+				return AddResult{}, err
+			}
+		}
 	}
 	res.VolumeInfo = n.info(v)
 	return res, nil

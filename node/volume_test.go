@@ -428,3 +428,44 @@ func TestRemoveByLinkWhatAnotherHomePut(t *testing.T) {
 		t.Error("what has nothing to do with it is another")
 	}
 }
+
+// The links of what a lost home has put go on to work when the home that has taken
+// its volume over prunes that.
+func TestLinksOutliveTheHomeThatPut(t *testing.T) {
+	m := newMemNet(t, 407, 5, 0)
+	a := m.home(t, 1)
+	want := map[string]string{} // by link
+	for i, content := range []string{"tiny", strings.Repeat("small", 5000), string(random(78, 3<<20)), ""} {
+		want[into(t, a, "", fmt.Sprintf("f%d", i), content).Link] = content
+	}
+	files := &folder{names: []string{"x"}, data: map[string]string{"x": strings.Repeat("x", 90_000)}}
+	tree, err := a.PutTree(t.Context(), PutRequest{Size: -1}, files, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want[tree.Link+"/x"] = files.data["x"]
+	large, err := a.PutTree(t.Context(), PutRequest{Size: -1, Name: "tree"}, aTree(3, 100), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write, err := a.VolumeLink(t.Context(), Mine, "write")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, c := m.home(t, 2), m.home(t, 3)
+	if res, err := b.VolumeAdd(t.Context(), write, Mine); err != nil || res.Lost != 0 {
+		t.Fatalf("add: %+v, %v", res, err)
+	}
+	if _, err := b.VolumePrune(t.Context(), Mine, PruneRequest{Policy: volume.Policy{Last: 1}, Now: true}); err != nil {
+		t.Fatal(err)
+	}
+	for link, content := range want {
+		if text(t, c, link) != content {
+			t.Errorf("%s: another content", link)
+		}
+		if res, err := b.Remove(t.Context(), strings.TrimSuffix(link, "/x")); err != nil || res.Packs == 0 {
+			t.Errorf("remove: %+v, %v", res, err)
+		}
+	}
+	names(t, c, large.Link) // fails where a list is missing
+}
