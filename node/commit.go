@@ -74,9 +74,7 @@ func (c *commit) take(ctx context.Context) error {
 			return err
 		}
 		e := c.n.engine
-		e.mu.Lock()
-		pause := takePause + time.Duration(e.rand.Int64N(int64(takePause)))
-		e.mu.Unlock()
+		pause := takePause + e.jitter(takePause)
 		if err := sleep(ctx, e.clock, pause*time.Duration(try)); err != nil {
 			return err
 		}
@@ -211,10 +209,13 @@ func (c *commit) write(ctx context.Context, p *putter, draft *volume.Draft, snap
 	for _, id := range slices.SortedFunc(maps.Keys(dying), compareID) {
 		c.dying = append(c.dying, volume.DyingPack{ID: id, Since: dying[id]})
 	}
-	c.written, err = volume.WriteVolume(ctx, p, c.keys, draft, volume.Commit{Packs: c.packs, Past: c.past, Dying: c.dying, Again: ch.again, Links: ch.links}, volume.Options{Avoid: ch.avoid, Lists: c.n.engine.lists})
-	if errors.Is(err, volume.ErrHistory) {
-		return &Error{Code: Failed, Hint: "let go of some: 'p2pfs volume prune " + c.v.name + " --keep-daily 30', see its help", Err: err}
+	if ch.past == nil && len(c.w.heads) < 2 && len(c.past) >= volume.MaxHistory {
+		return fail(Failed, "let go of some: 'p2pfs volume prune "+c.v.String()+" --keep-daily 30', see its help", "%s keeps %d heads, more than %d are too many", c.v, len(c.past), volume.MaxHistory)
 	}
+	if len(c.dying) > volume.MaxDying { // of two that are merged; the others begin to die with the next prune
+		c.dying = c.dying[:volume.MaxDying]
+	}
+	c.written, err = volume.WriteVolume(ctx, p, c.keys, draft, volume.Commit{Packs: c.packs, Past: c.past, Dying: c.dying, Again: ch.again, Links: ch.links}, volume.Options{Avoid: ch.avoid, Lists: c.n.engine.lists})
 	c.past = c.written.Past
 	c.dying = slices.DeleteFunc(c.dying, func(d volume.DyingPack) bool { return slices.Contains(c.written.Packs, d.ID) }) // it was needed again
 	return err

@@ -104,6 +104,14 @@ func (e *engine) call(ctx context.Context, p peer.ID, stall time.Duration, fn fu
 	return nil
 }
 
+// jitter gives a random time below d, so that who waits for the same does not come
+// back at the same time.
+func (e *engine) jitter(d time.Duration) time.Duration {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return time.Duration(e.rand.Int64N(int64(d)))
+}
+
 // unheard remembers that a peer failed, and says so once a while.
 func (e *engine) unheard(p peer.ID, err error) {
 	now := e.clock.Now()

@@ -77,6 +77,23 @@ func (k *known) distinct() int {
 	return len(repair.Match(k.geometry.N(), seen, repair.Present))
 }
 
+// staying gives the shards that stay, each with a peer of its own that answered
+// just now, in their order.
+func (k *known) staying() []wire.Holder {
+	var out []wire.Holder
+	used := make(map[peer.ID]bool)
+	for shard := range k.geometry.N() {
+		for _, p := range k.holders[shard] {
+			if k.confirmed[p] && !used[p] {
+				used[p] = true
+				out = append(out, wire.Holder{Peer: string(p), Shard: shard})
+				break
+			}
+		}
+	}
+	return out
+}
+
 // packTable remembers located packs.
 type packTable struct {
 	mu      sync.Mutex

@@ -139,7 +139,8 @@ func (m *memNet) add(holder bool, capacity int64, zone string) *memNode {
 	}
 	m.t.Cleanup(func() { s.Close() })
 	e := &engine{
-		self: id, holder: holder, network: memNetwork, zone: zone, clock: realClock{}, store: s,
+		lists: volume.NewLists(40 << 10), // so little that most is forgotten
+		self:  id, holder: holder, network: memNetwork, zone: zone, clock: realClock{}, store: s,
 		peers: newPeerTable(), packs: newPackTable(), buffers: new(buffers), log: slog.New(m.log),
 		stall: 3 * time.Second, rand: rand.New(rand.NewPCG(m.rand.Uint64(), 1)),
 	}

@@ -123,6 +123,9 @@ func (n *Node) remove(ctx context.Context, l volume.Link) (RemoveResult, error) 
 		return RemoveResult{}, err
 	}
 	if !owned {
+		if err := n.partOf(ctx, mine, l); err != nil {
+			return RemoveResult{}, err
+		}
 		if root, owned, err = n.claimRoot(l, ids); err != nil {
 			return RemoveResult{}, err
 		}
@@ -194,6 +197,26 @@ func (n *Node) remove(ctx context.Context, l volume.Link) (RemoveResult, error) 
 	}
 	_, err = e.store.Disown(root)
 	return res, err
+}
+
+// partOf refuses a link that a put into a volume has printed: what it leads to is
+// part of a head.
+func (n *Node) partOf(ctx context.Context, v *vol, l volume.Link) error {
+	w, err := n.look(ctx, v)
+	if err != nil {
+		return err
+	}
+	all, err := w.allPast(ctx)
+	if err != nil {
+		return err
+	}
+	for _, p := range all {
+		if !p.Pin && p.Root.Pack == l.Root.Pack {
+			return fail(Refused, fmt.Sprintf("'p2pfs rm %s:PATH' takes it out, 'p2pfs volume prune %s' lets go of what there was", v.name, v.name),
+				"it is in %s since head %d", v, p.Number)
+		}
+	}
+	return nil
 }
 
 // claimRoot writes a root into the catalog that another home has put, if its

@@ -464,8 +464,8 @@ func (n *Node) leaveMine(ctx context.Context, l volume.Link, ids []pack.ID) (kep
 	if err != nil {
 		return nil, err
 	}
-	if len(n.seenTips(v.owner)) == 0 {
-		return nil, nil
+	if t, err := n.tipsOf(ctx, v.owner); err != nil || len(t.heads) == 0 {
+		return nil, err
 	}
 	f, err := volume.OpenRoot(ctx, source{n.engine}, l)
 	if err != nil {

@@ -2,9 +2,12 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/p2pfs/p2pfs/volume"
 	"github.com/p2pfs/p2pfs/wire"
@@ -149,7 +152,7 @@ func TestAHolderThatIsAloneRemovesNothing(t *testing.T) {
 }
 
 // A link that a put into a volume has given is there as long as the head is with
-// which it came, whatever is pruned meanwhile.
+// which it came, whatever else is let go of.
 func TestALinkOfAPutStaysWithItsHead(t *testing.T) {
 	m := newMemNet(t, 412, 5, 0)
 	a, b := m.home(t, 1), m.home(t, 2)
@@ -200,5 +203,96 @@ func TestALinkOfAPutStaysWithItsHead(t *testing.T) {
 	}
 	if text(t, b, links[3]) != strings.Repeat("3", 9000) || text(t, b, tree.Link+"/y") != strings.Repeat("Y", 9000) {
 		t.Error("a link whose head is kept leads to something else")
+	}
+}
+
+// Such a link is no put of its own that could be removed: what it leads to is in the
+// pack of a head, which has all of the volume in it.
+func TestWhatIsInAVolumeIsNotRemovedByALink(t *testing.T) {
+	m := newMemNet(t, 413, 5, 0)
+	a := m.home(t, 1)
+	into(t, a, "mine:dir", "other", strings.Repeat("other", 5000))
+	res := into(t, a, "mine:dir", "f", strings.Repeat("f", 5000))
+	plain := into(t, a, "", "plain", strings.Repeat("other", 5000))
+	lost := m.home(t, 1) // the same home, which has lost its store
+	for _, n := range []*Node{a, lost} {
+		if r, err := n.Remove(t.Context(), res.Link); CodeOf(err) != Refused {
+			t.Errorf("remove: %+v, %v", r, err)
+		}
+	}
+	if text(t, m.home(t, 2), res.Link) != strings.Repeat("f", 5000) {
+		t.Error("another content")
+	}
+	if _, err := lost.Remove(t.Context(), plain.Link); err != nil {
+		t.Errorf("remove: %v", err)
+	}
+	if text(t, a, "mine:dir/other") != strings.Repeat("other", 5000) {
+		t.Error("what was in the volume too is another")
+	}
+}
+
+// meanwhile is a tree all of which is as it was, and something that happens while
+// it is put.
+type meanwhile struct {
+	*folder
+	do func()
+}
+
+func (f *meanwhile) Next(ctx context.Context) (Item, io.Reader, error) {
+	item, r, err := f.folder.Next(ctx)
+	item.Entry.MTime = time.Unix(1000, 0)
+	if f.do != nil && f.at == 2 {
+		f.do()
+	}
+	if f.do != nil {
+		r = nil
+	}
+	return item, r, err
+}
+
+// A put on top of what goes away while it runs says so.
+func TestAPutOnTopOfWhatIsPrunedMeanwhile(t *testing.T) {
+	m := newMemNet(t, 414, 5, 0)
+	a := m.home(t, 1)
+	if _, err := a.VolumeCreate(t.Context(), "v"); err != nil {
+		t.Fatal(err)
+	}
+	tree := func(do func()) *meanwhile {
+		return &meanwhile{&folder{names: []string{"x", "y"}, data: map[string]string{"x": strings.Repeat("x", 9000), "y": strings.Repeat("y", 9000)}}, do}
+	}
+	if _, err := a.PutTree(t.Context(), PutRequest{Target: "v:", Size: -1}, tree(nil), nil); err != nil {
+		t.Fatal(err)
+	}
+	q := PutRequest{Target: "v:", Name: "folder", Size: -1}
+	var err error
+	if q.Parent, err = a.Parent(t.Context(), q); err != nil || q.Parent == "" {
+		t.Fatalf("parent: %q, %v", q.Parent, err)
+	}
+	if res, err := a.PutTree(t.Context(), q, tree(func() {}), nil); err != nil || res.Partial {
+		t.Fatalf("put: %+v, %v", res, err)
+	}
+	if q.Parent, err = a.Parent(t.Context(), q); err != nil || q.Parent == "" {
+		t.Fatalf("parent: %q, %v", q.Parent, err)
+	}
+	_, err = a.PutTree(t.Context(), q, tree(func() {
+		if _, err := a.Remove(t.Context(), "v:folder"); err != nil {
+			t.Error(err)
+		}
+		into(t, a, "v:", "x", "x")
+		if _, err := a.VolumePrune(t.Context(), "v", PruneRequest{Policy: volume.Policy{Last: 1}, Now: true}); err != nil {
+			t.Error(err)
+		}
+	}), nil)
+	if !errors.Is(err, errWent) {
+		t.Errorf("got %v, want %v", err, errWent)
+	}
+	if got := names(t, a, "v:"); got != "x" {
+		t.Errorf("got %q", got)
+	}
+	if _, err := a.PutTree(t.Context(), PutRequest{Target: "v:", Size: -1}, tree(nil), nil); err != nil {
+		t.Fatal(err)
+	}
+	if text(t, a, "v:folder/y") != strings.Repeat("y", 9000) {
+		t.Error("another content")
 	}
 }

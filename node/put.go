@@ -1015,17 +1015,16 @@ func (p *putter) confirm(ctx context.Context) error {
 			}
 			return err != nil
 		})
+		if overtaken[pk.id] && p.joins {
+			if err := p.follow(ctx, pk); err == nil {
+				continue
+			} else if !errors.Is(err, errOvertaken) {
+				return err
+			}
+		}
 		if len(pk.holders) > repair.Threshold(pk.k, pk.m) || pk.missing() == 0 {
 			p.remember(pk)
 			continue
-		}
-		if overtaken[pk.id] && p.joins {
-			if err := p.follow(ctx, pk); !errors.Is(err, errOvertaken) {
-				if err != nil {
-					return err
-				}
-				continue
-			}
 		}
 		if overtaken[pk.id] {
 			return fail(NoPeers, "try again: it is there when that has ended", "pack %s: %w", pk.id.Short(), errOvertaken)
@@ -1041,48 +1040,74 @@ const (
 	// same: as long as a home may be silent about a put that goes on.
 	followFor = aliveEvery
 
+	// followShort is how long it waits where nobody is seen who stores the same.
+	followShort = 3 * time.Second
+
 	// followPause is how long it waits, at first, before it looks again.
 	followPause = 100 * time.Millisecond
 )
 
 // follow waits until the put of another home has ended that stores a pack under a
 // later state, and takes part in what that has stored. The error is errOvertaken
-// where nothing comes of it.
+// where nothing comes of it, or not what was asked for.
 func (p *putter) follow(ctx context.Context, pk *placed) error {
-	until := p.e.clock.Now().Add(followFor)
+	begun := p.e.clock.Now()
+	last := 0 // shards that stayed when it was looked at before
 	for pause := followPause; ; pause = min(2*pause, 5*time.Second) {
+		p.e.packs.forget(pk.id) // a manifest of before
 		k, err := p.e.locate(ctx, pk.id, effort{all: true})
-		if ctx.Err() != nil {
+		limit := followFor
+		switch {
+		case ctx.Err() != nil:
 			return context.Cause(ctx)
-		}
-		if err != nil || k.manifest.State.Number < pk.number { // it was given up
+		case CodeOf(err) == NotFound:
+			return errOvertaken // it was given up
+		case err != nil:
+		case k.manifest.State.Number < pk.number || !p.suits(pk, &k.manifest.State):
 			return errOvertaken
-		}
-		st := &k.manifest.State
-		if x := st.Expires; x != 0 && (p.expires == 0 || x < p.expires) || p.scheme != nil && st.M < pk.scheme.M {
-			return errOvertaken // it is not what was asked for
-		}
-		if n := k.distinct(); n == k.geometry.N() || n > repair.Threshold(k.geometry.K, k.geometry.M) && pause > followPause {
-			pk.number, pk.k, pk.m = st.Number, k.geometry.K, k.geometry.M
-			pk.scheme = erasure.Scheme{K: st.K, M: st.M}
-			pk.holders = pk.holders[:0]
-			for shard, ps := range k.holders {
-				if i := slices.IndexFunc(ps, func(q peer.ID) bool { return k.confirmed[q] }); i >= 0 {
-					pk.holders = append(pk.holders, wire.Holder{Peer: string(ps[i]), Shard: shard})
-				}
+		default:
+			holders := k.staying()
+			n := len(holders)
+			if n == k.geometry.N() || n > repair.Threshold(k.geometry.K, k.geometry.M) && n == last && pause >= followShort {
+				p.adopt(pk, k, holders)
+				return nil
 			}
-			pk.owned = store.OwnedPack{ID: pk.id, Meta: pk.meta, Given: st.Given, Scheme: pk.scheme, Number: st.Number,
-				Expires: st.Expires, Len: k.geometry.Len, Content: st.Content}
-			p.remember(pk)
-			return nil
+			last = n
+			if k.manifest.State.Number == pk.number {
+				// Both have signed it in the same millisecond, or all that is left is ours.
+				limit = followShort
+			}
 		}
-		if p.e.clock.Now().After(until) {
+		if p.e.clock.Now().Sub(begun) > limit {
 			return errOvertaken
 		}
-		if err := sleep(ctx, p.e.clock, pause); err != nil {
+		if err := sleep(ctx, p.e.clock, pause+p.e.jitter(pause)); err != nil {
 			return err
 		}
 	}
+}
+
+// suits tells whether a pack under another state is what this put wants.
+func (p *putter) suits(pk *placed, st *pack.State) bool {
+	if x := st.Expires; x != 0 && (p.expires == 0 || x < p.expires) {
+		return false
+	}
+	if p.scheme == nil {
+		return !st.Given
+	}
+	return st.M >= pk.scheme.M
+}
+
+// adopt takes a pack for what this put has stored.
+func (p *putter) adopt(pk *placed, k *known, holders []wire.Holder) {
+	st := &k.manifest.State
+	p.e.mu.Lock() // other puts of this node may take part
+	pk.number, pk.k, pk.m = st.Number, k.geometry.K, k.geometry.M
+	pk.scheme, pk.holders = erasure.Scheme{K: st.K, M: st.M}, holders
+	pk.owned = store.OwnedPack{ID: pk.id, Meta: pk.meta, Given: st.Given, Scheme: pk.scheme, Number: st.Number,
+		Expires: st.Expires, Len: k.geometry.Len, Content: st.Content}
+	p.e.mu.Unlock()
+	p.remember(pk)
 }
 
 // errOvertaken is wrapped where another home with the same volume stores a pack

@@ -458,7 +458,7 @@ func (n *Node) stage(ctx context.Context, p *putter, t destination, r root) (s s
 }
 
 func (c *commit) stage(ctx context.Context, p *putter, t destination, r root) (s staged, err error) {
-	if err := c.live(ctx, r); err != nil {
+	if err := c.live(ctx, r, t.named); err != nil {
 		return staged{}, err
 	}
 	f := volume.Made(c.w.src, r.ref, r.entry)
@@ -481,7 +481,7 @@ func (c *commit) stage(ctx context.Context, p *putter, t destination, r root) (s
 		return staged{}, err
 	}
 	ch := &change{packs: slices.Concat(r.packs, r.kept)}
-	if t.named { // the link that is printed is there as long as this head is kept
+	if t.named { // the link that is printed is there as long as the pack of this head
 		ch.links = []volume.Linked{{File: f, Name: r.entry.Name, Packs: ch.packs}}
 	}
 	if err := c.write(ctx, p, draft, t.named, ch); err != nil {
@@ -494,10 +494,10 @@ func (c *commit) stage(ctx context.Context, p *putter, t destination, r root) (s
 // been let go of.
 var errWent = errors.New("what it builds on has just been removed")
 
-// live refuses packs that are not, or will soon not be, in the volume any more. Of
-// those of an earlier put that this one builds on nothing is removed meanwhile,
-// whether they are in the volume or not.
-func (c *commit) live(ctx context.Context, r root) error {
+// live refuses packs that are not, or will soon not be, in the volume any more. What
+// a put with a name builds on is all of the volume; of what another builds on, which
+// is an earlier put, nothing is removed meanwhile, whether it is in the volume or not.
+func (c *commit) live(ctx context.Context, r root, named bool) error {
 	if len(r.kept) == 0 {
 		return nil
 	}
@@ -506,7 +506,7 @@ func (c *commit) live(ctx context.Context, r root) error {
 		return err
 	}
 	for _, id := range r.kept {
-		if _, dead := dying[id]; dead || r.found[id] && !ids[id] {
+		if _, dead := dying[id]; dead || (named || r.found[id]) && !ids[id] {
 			return fail(Failed, "put it again", "pack %s: %w", id.Short(), errWent)
 		}
 	}

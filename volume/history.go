@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -31,13 +30,11 @@ const (
 	// flagPin marks a link among past heads.
 	flagPin = 2
 
-	// MaxHistory is how many heads a history has at most that is written: one each ten
-	// minutes for a year. It stands in one pack with what else a head points to.
+	// MaxHistory is how many heads a history is to have at most: one each ten minutes for
+	// a year. It stands in one pack with what else a head points to, in which twice as
+	// many, of two that are merged, have room too.
 	MaxHistory = 65_536
 )
-
-// ErrHistory is wrapped where a history has more than [MaxHistory] heads.
-var ErrHistory = errors.New("too many heads are kept")
 
 // Past is a head that was, and what it pointed to; or a link that was given out to
 // something in the volume, which stays with the history.
@@ -145,8 +142,8 @@ func historyChunks(past []Past) ([][]byte, error) {
 	past = slices.Clone(past)
 	slices.SortFunc(past, func(p, q Past) int { return p.compare(&q) })
 	past = slices.CompactFunc(past, func(p, q Past) bool { return p.compare(&q) == 0 })
-	if len(past) > MaxHistory {
-		return nil, fmt.Errorf("history of %d heads, at most %d are allowed: %w", len(past), MaxHistory, ErrHistory)
+	if len(past) > maxLeaves*maxLeaf {
+		return nil, fmt.Errorf("history of %d heads, at most %d are allowed", len(past), maxLeaves*maxLeaf)
 	}
 	var chunks [][]byte
 	for leaf := range slices.Chunk(past, maxLeaf) {

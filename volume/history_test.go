@@ -446,9 +446,3 @@ func FuzzDecodeDying(f *testing.F) {
 		}
 	})
 }
-
-func TestTooLongAHistoryIsNotWritten(t *testing.T) {
-	if _, err := historyChunks(pasts(MaxHistory + 1)); !errors.Is(err, ErrHistory) {
-		t.Errorf("got %v, want %v", err, ErrHistory)
-	}
-}

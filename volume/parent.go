@@ -135,7 +135,7 @@ func (w *writer) wholeDir(ctx context.Context) (was *File, ok bool, err error) {
 // root of a tree on its own. It reports whether it has.
 func (w *writer) asParent(ctx context.Context) (bool, error) {
 	was := w.opt.Parent
-	if _, ok := was.Inventory(); !ok || w.commit != nil {
+	if _, ok := was.Inventory(); !ok || w.commit != nil || w.opt.Part {
 		return false, nil
 	}
 	ids, err := was.Packs(ctx)

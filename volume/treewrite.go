@@ -333,6 +333,7 @@ func (w *writer) closeDir(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	above.dirs += 1 + d.dirs
 	return w.queue(ctx, above, waiting{entry: e})
 }
 
@@ -524,7 +525,7 @@ type Commit struct {
 	Past  []Past      // its history, in order
 	Again []*Draft    // as long as Past, or none: what is to stand there in place of what does; nil: nothing
 	Dying []DyingPack // in order; one that happens to be written again is not dying then
-	Links []Linked    // that are given out with it, and are there as long as it is
+	Links []Linked    // that are given out with it, and are there as long as the pack that it is in
 }
 
 // Linked is what a link is to lead to that is part of a volume.
@@ -676,9 +677,6 @@ func (w *writer) finishVolume(ctx context.Context) error {
 	// What was dying and has come to be written again, bit for bit, is needed. Of
 	// that the packs are all finished but the one that this is in.
 	dying := slices.DeleteFunc(slices.Clone(w.commit.Dying), func(d DyingPack) bool { return slices.Contains(w.packs, d.ID) })
-	if len(dying) > MaxDying { // of two that are merged; the others begin to die with the next prune
-		dying = dying[:MaxDying]
-	}
 	if len(dying) > 0 {
 		b, err := encodeDying(dying)
 		if err != nil {
