@@ -399,3 +399,53 @@ func TestAnswersWithoutAnEndAreCutShort(t *testing.T) {
 		t.Errorf("%d bytes were read of answers without an end", got)
 	}
 }
+
+// hurried is a clock by which a second passes whenever somebody looks at it.
+type hurried struct {
+	realClock
+
+	looks *atomic.Int64
+}
+
+func (c hurried) Now() time.Time {
+	return time.Now().Add(time.Duration(c.looks.Add(1)) * time.Second)
+}
+
+// A keeper that answers byte by byte, each in time, keeps nobody from passing on
+// the heads of volumes, nor from ending a commit.
+func TestAnswersThatComeByteByByteAreNotWaitedFor(t *testing.T) {
+	m := newMemNet(t, 706, 5, 0)
+	a, _, _ := m.created(t, 1, "v")
+	owner := must(a.vol("v")).owner
+	right := must(m.nodes[0].store.Heads(owner))
+	forget(t, owner, m.nodes[1])
+	var said atomic.Int64
+	slowly := func(begin ...byte) func(net.Conn) {
+		return forever(&said, begin[:1], func(i int) []byte {
+			if i++; i < len(begin) {
+				return begin[i : i+1]
+			}
+			return []byte{0}
+		})
+	}
+	answer, refusal := slowly(0x89, 1, 0, 0x21), slowly(0xff, 0, 1, 0) // and so many bytes to come
+	for _, n := range []*memNode{m.nodes[0], m.find(a.engine.self)} {
+		n.clock = hurried{looks: new(atomic.Int64)}
+		n.dial = rawly{n.dial, map[peer.ID]func(net.Conn){m.nodes[3].self: answer, m.nodes[4].self: refusal}}
+	}
+	const rounds = 30 // its turn comes in some of them
+	for round := range uint64(rounds) {
+		_ = m.nodes[0].passOn(t.Context(), owner, round)
+	}
+	if diff := cmp.Diff(right, must(m.nodes[1].store.Heads(owner))); diff != "" {
+		t.Errorf("not passed on (-want +got):\n%s", diff)
+	}
+	m.nodes[2].lies(untrue{take: func([]byte) error { return wire.Refuse(wire.Full, "no space left") }})
+	h := must(volume.DecodeHead(right[0]))
+	if err := a.engine.publish(t.Context(), h); CodeOf(err) != NoPeers {
+		t.Errorf("publish: got %v, want that there are not enough", err)
+	}
+	if got := said.Load(); got > rounds*100 {
+		t.Errorf("%d bytes were waited for", got)
+	}
+}
