@@ -9,6 +9,7 @@ import (
 	"iter"
 	"net"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -447,5 +448,272 @@ func TestAnswersThatComeByteByByteAreNotWaitedFor(t *testing.T) {
 	}
 	if got := said.Load(); got > rounds*100 {
 		t.Errorf("%d bytes were waited for", got)
+	}
+}
+
+// A wall parts the nodes of a network: those of one side reach each other only,
+// and only they are known there, or all of them are as before.
+type wall struct {
+	m     *memNet
+	side  map[peer.ID]bool
+	up    atomic.Bool
+	stale bool // who is behind it is still named
+}
+
+// newWall puts nodes onto the far side.
+func newWall(m *memNet, stale bool, far ...*memNode) *wall {
+	w := &wall{m: m, side: make(map[peer.ID]bool), stale: stale}
+	for _, n := range far {
+		w.side[n.self] = true
+	}
+	for _, n := range m.nodes {
+		n.dial = walledDialer{n.dial, w, w.side[n.self]}
+		n.dir = walledDirectory{memDirectory{m, n}, w, w.side[n.self]}
+	}
+	return w
+}
+
+type walledDialer struct {
+	dialer
+
+	wall *wall
+	side bool
+}
+
+func (d walledDialer) Open(ctx context.Context, p peer.ID) (stream, error) {
+	if d.wall.up.Load() && d.wall.side[p] != d.side {
+		return nil, errors.New("no route to peer")
+	}
+	return d.dialer.Open(ctx, p)
+}
+
+type walledDirectory struct {
+	memDirectory
+
+	wall *wall
+	side bool
+}
+
+func (d walledDirectory) Walk(ctx context.Context, id [32]byte) iter.Seq2[peer.ID, error] {
+	return func(yield func(peer.ID, error) bool) {
+		for p, err := range d.memDirectory.Walk(ctx, id) {
+			if d.wall.up.Load() && !d.wall.stale && d.wall.side[p] != d.side {
+				continue
+			}
+			if !yield(p, err) {
+				return
+			}
+		}
+	}
+}
+
+func (d walledDirectory) Closest(ctx context.Context, id [32]byte, n int) ([]peer.ID, error) {
+	var out []peer.ID
+	for p := range d.Walk(ctx, id) {
+		if out = append(out, p); len(out) == n {
+			break
+		}
+	}
+	if len(out) == 0 {
+		return nil, errors.New("no peers")
+	}
+	return out, nil
+}
+
+// Two write the same volume on two sides of a wall. As long as all keepers are
+// known to both, the side with fewer of them is told that nothing is
+// acknowledged, and keeps what it has made; where each side takes its own for
+// all, both are acknowledged. When the wall has gone all of it is there.
+func TestAPartedVolumeLosesNothing(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		stale  bool
+		far    int  // holders beyond the wall
+		quorum bool // what is written there is acknowledged
+	}{
+		{"fewer, who know of the others", true, 3, false},
+		{"fewer, who know of nobody else", false, 3, true},
+		{"nobody", false, 0, false},
+		{"nobody, who knows of the others", true, 0, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m := newMemNet(t, 707, 9, 0)
+			a, write, read := m.created(t, 1, "v")
+			into(t, a, "v:", "same", "before")
+			b, reader := m.added(t, 2, write, "v"), m.added(t, 3, read, "v")
+			late := m.home(t, 4)
+			w := newWall(m, c.stale, append(slices.Clone(m.nodes[9-c.far:9]), m.find(b.engine.self))...)
+			for _, n := range m.nodes {
+				n.clock = attentive{}
+			}
+			var acked []*volume.Head
+			try := func(n *Node, name, content string, want bool) {
+				t.Helper()
+				_, err := n.Put(t.Context(), PutRequest{Name: name, Mode: 0o644, Size: int64(len(content)), Target: "v:"}, strings.NewReader(content), nil)
+				if err == nil {
+					acked = append(acked, n.volumes.cached(must(n.vol("v")).owner).heads[0])
+				}
+				if want != (err == nil) || err != nil && CodeOf(err) != NoPeers {
+					t.Errorf("%s: got %v, want success %v", name, err, want)
+				}
+			}
+			w.up.Store(true)
+			for i := range 2 {
+				try(a, fmt.Sprint("of a ", i), "a", true)
+				try(b, fmt.Sprint("of b ", i), "b", c.quorum)
+			}
+			try(a, "same", "a's", true)
+			try(b, "same", "b's", c.quorum)
+			if got := text(t, reader, "v:same"); got != "a's" {
+				t.Errorf("with the others: got %q", got)
+			}
+			w.up.Store(false)
+			if c.far == 0 { // what could be stored nowhere was never more than a file
+				for i := range 2 {
+					try(b, fmt.Sprint("of b ", i), "b", true)
+				}
+			}
+			if _, err := late.VolumeAdd(t.Context(), read, "v"); err != nil {
+				t.Fatal(err)
+			}
+			check := func(when string) {
+				t.Helper()
+				for _, n := range []*Node{reader, late, b, a} {
+					got, err := content(t.Context(), n, "v:")
+					if err != nil {
+						t.Fatal(err)
+					}
+					want := map[string]string{"same": sum([]byte("a's"))}
+					for i := range 2 {
+						want[fmt.Sprint("of a ", i)], want[fmt.Sprint("of b ", i)] = sum([]byte("a")), sum([]byte("b"))
+					}
+					for name, text := range got {
+						if c.far > 0 && strings.HasPrefix(name, "same (conflict ") {
+							delete(got, name)
+							got["other"] = text
+							want["other"] = sum([]byte("b's"))
+						}
+					}
+					if c.far > 0 && got["same"] == sum([]byte("b's")) {
+						got["same"], got["other"] = got["other"], got["same"]
+					}
+					if diff := cmp.Diff(want, got); diff != "" {
+						t.Errorf("%s: another tree (-want +got):\n%s", when, diff)
+					}
+				}
+			}
+			check("as they are")
+			if err := b.Mkdir(t.Context(), "v:end", false); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := a.Remove(t.Context(), "v:end"); err != nil {
+				t.Fatal(err)
+			}
+			check("merged")
+			v, err := late.look(t.Context(), must(late.vol("v")))
+			if err != nil || len(v.heads) != 1 {
+				t.Fatalf("got %d heads, %v", len(v.heads), err)
+			}
+			past := must(v.allPast(t.Context()))
+			for _, h := range acked {
+				if !v.heads[0].Follows(h) || !slices.ContainsFunc(past, func(p volume.Past) bool { return p.Hash == h.Hash() }) {
+					t.Errorf("head %d was acknowledged and does not lead to the last one", h.Number)
+				}
+			}
+		})
+	}
+}
+
+// copied gives the same home on another machine: what a copy of it is, or who has
+// stolen it.
+func (m *memNet) copied(t *testing.T, n *Node, link string) *Node {
+	t.Helper()
+	twin := m.client()
+	twin.self = n.engine.self
+	out := twin.homeOf(n.seed)
+	out.home = HomeAt(t.TempDir())
+	if _, err := out.VolumeAdd(t.Context(), link, "v"); err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// Two that are one writer, for one is a copy of the other's home, make heads of
+// one number: both are kept, and merged.
+func TestTwoHeadsOfOneNumberByOneWriterAreBothKept(t *testing.T) {
+	m := newMemNet(t, 708, 5, 0)
+	a, write, read := m.created(t, 1, "v")
+	into(t, a, "v:", "same", "before")
+	twin := m.copied(t, a, write)
+	owner := must(a.vol("v")).owner
+	for round := range 3 {
+		commits := []*commit{begun(t, a, "v"), begun(t, twin, "v")}
+		var heads []*volume.Head
+		for i, c := range commits {
+			if err := c.put(t, fmt.Sprintf("%d of %d", round, i), "x"); err != nil {
+				t.Fatal(err)
+			}
+			heads = append(heads, c.w.heads[0])
+		}
+		if heads[0].Number != heads[1].Number || heads[0].Writer != heads[1].Writer {
+			t.Fatalf("heads %d and %d by writers %x and %x: the test is wrong", heads[0].Number, heads[1].Number, heads[0].Writer, heads[1].Writer)
+		}
+		m.passAround(t.Context(), owner, 0)
+		for _, n := range m.holders() {
+			if got := must(n.store.Heads(owner)); len(got) != 2 {
+				t.Errorf("round %d: a keeper keeps %d heads, want both", round, len(got))
+			}
+		}
+		want := (round + 1) * 2
+		for _, n := range []*Node{m.reader(t, byte(10+round), read), a, twin} {
+			if got := names(t, n, "v:"); strings.Count(got, " of ") != want {
+				t.Errorf("round %d: got %q, want %d files", round, got, want)
+			}
+		}
+	}
+	for i, n := range []*Node{a, twin} {
+		into(t, n, "v:", fmt.Sprint("end ", i), "x")
+	}
+	r := m.reader(t, 20, read)
+	if got := names(t, r, "v:"); strings.Count(got, " of ") != 6 || !strings.Contains(got, "end 0") || !strings.Contains(got, "end 1") {
+		t.Errorf("in the end: got %q", got)
+	}
+}
+
+// A peer that gives a keeper heads of volumes that it makes up fills no more than
+// the keeper's capacity; what is kept already is served, and changes.
+func TestMadeUpVolumesAreInNobodysWay(t *testing.T) {
+	const capacity = 1 << 20
+	m := newMemNet(t, 709, 5, capacity)
+	a, _, read := m.created(t, 1, "v")
+	into(t, a, "v:", "f", "0")
+	keeper, evil := m.nodes[0], m.client()
+	refused := 0
+	for i := 0; refused < 3; i++ {
+		keys := volume.Seed{0xee, byte(i >> 8), byte(i)}.Keys()
+		h := aHead(t, memNetwork, &keys)
+		err := evil.call(t.Context(), keeper.self, askTimeout, func(s stream) error { return wire.PutHead(s, h.Encode()) })
+		r, full := errors.AsType[*wire.Refusal](err)
+		switch {
+		case full && r.Code == wire.Full:
+			refused++
+		case err != nil:
+			t.Fatal(err)
+		case i > 2*capacity/700:
+			t.Fatalf("%d volumes are kept", i)
+		}
+	}
+	if u := keeper.store.Usage(); u.Held > capacity {
+		t.Errorf("%d bytes are held, of %d", u.Held, capacity)
+	}
+	owner := must(a.vol("v")).owner
+	for i := 1; i < 4; i++ {
+		into(t, a, "v:", "f", fmt.Sprint(i))
+		if diff := cmp.Diff(must(m.nodes[1].store.Heads(owner)), must(keeper.store.Heads(owner))); diff != "" {
+			t.Errorf("the keeper keeps another head than others (-others +it):\n%s", diff)
+		}
+	}
+	if got := text(t, m.reader(t, 2, read), "v:f"); got != "3" {
+		t.Errorf("got %q", got)
 	}
 }
