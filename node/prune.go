@@ -228,12 +228,19 @@ func (c *commit) dead(ctx context.Context, live map[pack.ID]bool, now bool) (dyi
 		return nil, nil, err
 	}
 	e := c.n.engine
-	// What was stored and never published, and what could not be dropped before.
+	// What was stored and never published, and what could not be dropped before. No
+	// head says since when they are dying: they are since they were stored.
 	for id, err := range e.store.PacksOf(ctx, volumeRoot(c.v.owner)) {
 		if err != nil {
 			return nil, nil, err
 		}
+		if candidates[id] || live[id] {
+			continue
+		}
 		candidates[id] = true
+		if p, err := e.store.OwnedPack(id); err == nil {
+			since[id] = time.UnixMilli(int64(p.Number))
+		}
 	}
 	gone = make(map[pack.ID]bool)
 	at := e.clock.Now()
