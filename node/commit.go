@@ -132,16 +132,42 @@ func (c *commit) commit(ctx context.Context, draft *volume.Draft, snapshot bool,
 func (c *commit) commitBy(ctx context.Context, p *putter, draft *volume.Draft, snapshot bool, ch *change) error {
 	err := c.write(ctx, p, draft, snapshot, ch)
 	if err == nil {
-		err = p.confirm(ctx)
+		err = c.confirm(ctx, p)
 	}
 	if err != nil {
 		return p.fail(ctx, err)
 	}
+	_, err = c.publish(ctx, snapshot)
+	return err
+}
+
+// confirm makes what p has stored stay. It is in the catalog before the first
+// holder hears of it: of a commit that ends in between, the next prune finds by it
+// what some of them keep.
+func (c *commit) confirm(ctx context.Context, p *putter) error {
+	var others []pack.ID // that this home has not stored before
+	before := make(map[pack.ID]uint64)
+	for _, pk := range p.packs {
+		before[pk.id] = pk.number
+		if _, err := c.n.engine.store.OwnedPack(pk.id); errors.Is(err, store.ErrNotFound) {
+			others = append(others, pk.id)
+		}
+	}
 	if err := c.own(p.packs, nil); err != nil {
 		return err
 	}
-	_, err = c.publish(ctx, snapshot)
-	return err
+	err := p.confirm(ctx)
+	if errors.Is(err, errOvertaken) { // they are another home's, which may not have published them yet
+		return errors.Join(err, c.n.engine.store.DisownPacks(volumeRoot(c.v.owner), others))
+	}
+	if err != nil {
+		return err
+	}
+	joined := slices.DeleteFunc(slices.Clone(p.packs), func(pk *placed) bool { return pk.number == before[pk.id] })
+	if len(joined) == 0 {
+		return nil
+	}
+	return c.own(joined, nil)
 }
 
 // fail ends a put that has failed, and gives the error that tells most. What was
