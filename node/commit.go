@@ -25,8 +25,10 @@ type commit struct {
 	v       *vol
 	w       *view
 	keys    *volume.Keys
+	looked  time.Time // when it began to look at the volume
 	now     time.Time
 	written volume.Written
+	made    map[pack.ID]bool // packs that it has written, with those of the merges before it
 	past    []volume.Past
 	packs   []pack.ID // of the volume before
 	dying   []volume.DyingPack
@@ -84,6 +86,7 @@ func (c *commit) take(ctx context.Context) error {
 }
 
 func (c *commit) takeOnce(ctx context.Context) error {
+	c.looked = c.n.engine.clock.Now()
 	w, err := c.n.look(ctx, c.v)
 	if err != nil {
 		return err
@@ -136,6 +139,12 @@ func (c *commit) commitBy(ctx context.Context, p *putter, draft *volume.Draft, s
 	}
 	if err != nil {
 		return p.fail(ctx, err)
+	}
+	if c.made == nil {
+		c.made = make(map[pack.ID]bool)
+	}
+	for _, id := range c.written.Packs {
+		c.made[id] = true
 	}
 	_, err = c.publish(ctx, snapshot)
 	return err
