@@ -25,8 +25,10 @@ type commit struct {
 	v       *vol
 	w       *view
 	keys    *volume.Keys
+	looked  time.Time // when it began to look at the volume
 	now     time.Time
 	written volume.Written
+	made    map[pack.ID]bool // packs that it has written, with those of the merges before it
 	past    []volume.Past
 	packs   []pack.ID // of the volume before
 	dying   []volume.DyingPack
@@ -82,6 +84,7 @@ func (c *commit) take(ctx context.Context) error {
 }
 
 func (c *commit) takeOnce(ctx context.Context) error {
+	c.looked = c.n.engine.clock.Now()
 	w, err := c.n.look(ctx, c.v)
 	if err != nil {
 		return err
@@ -130,16 +133,48 @@ func (c *commit) commit(ctx context.Context, draft *volume.Draft, snapshot bool,
 func (c *commit) commitBy(ctx context.Context, p *putter, draft *volume.Draft, snapshot bool, ch *change) error {
 	err := c.write(ctx, p, draft, snapshot, ch)
 	if err == nil {
-		err = p.confirm(ctx)
+		err = c.confirm(ctx, p)
 	}
 	if err != nil {
 		return p.fail(ctx, err)
 	}
-	if err := c.own(p.packs, nil); err != nil {
-		return err
+	if c.made == nil {
+		c.made = make(map[pack.ID]bool)
+	}
+	for _, id := range c.written.Packs {
+		c.made[id] = true
 	}
 	_, err = c.publish(ctx, snapshot)
 	return err
+}
+
+// confirm makes what p has stored stay. It is in the catalog before the first
+// holder hears of it: of a commit that ends in between, the next prune finds by it
+// what some of them keep.
+func (c *commit) confirm(ctx context.Context, p *putter) error {
+	var others []pack.ID // that this home has not stored before
+	before := make(map[pack.ID]uint64)
+	for _, pk := range p.packs {
+		before[pk.id] = pk.number
+		if _, err := c.n.engine.store.OwnedPack(pk.id); errors.Is(err, store.ErrNotFound) {
+			others = append(others, pk.id)
+		}
+	}
+	if err := c.own(p.packs, nil); err != nil {
+		return err
+	}
+	err := p.confirm(ctx)
+	if errors.Is(err, errOvertaken) { // they are another home's, which may not have published them yet
+		return errors.Join(err, c.n.engine.store.DisownPacks(volumeRoot(c.v.owner), others))
+	}
+	if err != nil {
+		return err
+	}
+	joined := slices.DeleteFunc(slices.Clone(p.packs), func(pk *placed) bool { return pk.number == before[pk.id] })
+	if len(joined) == 0 {
+		return nil
+	}
+	return c.own(joined, nil)
 }
 
 // fail ends a put that has failed, and gives the error that tells most. What was

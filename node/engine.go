@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -30,6 +32,12 @@ const (
 	// slowestRate, in bytes a second, is what a transfer that is under way may
 	// slow down to: 40 shards at a time over a line of 5 Mbit/s up.
 	slowestRate = 16 << 10
+
+	// leastRate, in bytes a second, is what has to come and go on a stream after
+	// leastAfter of the times for which one may be silent: else a peer that says a
+	// byte now and then could keep us for days.
+	leastRate  = 1 << 10
+	leastAfter = 3
 
 	// askTimeout bounds a question with a short answer.
 	askTimeout = 5 * time.Second
@@ -70,8 +78,8 @@ type engine struct {
 }
 
 // call opens a stream to p and runs fn on it. While fn runs, a read or write
-// that makes no progress for stall ends with an error; when ctx ends the
-// stream is reset. What happened is remembered of the peer.
+// that makes no progress for stall ends with an error, or next to none for longer;
+// when ctx ends the stream is reset. What happened is remembered of the peer.
 func (e *engine) call(ctx context.Context, p peer.ID, stall time.Duration, fn func(s stream) error) error {
 	begun := e.clock.Now()
 	open, cancel := context.WithTimeout(ctx, min(dialTimeout, max(stall, time.Second)))
@@ -86,7 +94,7 @@ func (e *engine) call(ctx context.Context, p peer.ID, stall time.Duration, fn fu
 	}
 	stop := context.AfterFunc(ctx, func() { s.Reset() })
 	defer stop()
-	err = fn(&patient{stream: s, clock: e.clock, stall: stall})
+	err = fn(&patient{stream: s, clock: e.clock, stall: stall, begun: e.clock.Now()})
 	if err != nil {
 		s.Reset()
 		if ctx.Err() != nil {
@@ -127,22 +135,37 @@ type patient struct {
 
 	clock clock
 	stall time.Duration
+	begun time.Time    // zero: it may be as slow as it likes
+	moved atomic.Int64 // bytes, both ways
 }
 
 func (s *patient) Read(b []byte) (int, error) {
-	if err := s.SetDeadline(s.clock.Now().Add(s.stall)); err != nil {
+	if err := s.wait(s.stall); err != nil {
 		return 0, err
 	}
-	return s.stream.Read(b)
+	n, err := s.stream.Read(b)
+	s.moved.Add(int64(n))
+	return n, err
 }
 
 func (s *patient) Write(b []byte) (int, error) {
 	// A long write is given the time that a slow line needs for it.
 	slowest := time.Duration(len(b)) * time.Second / slowestRate
-	if err := s.SetDeadline(s.clock.Now().Add(s.stall + slowest)); err != nil {
+	if err := s.wait(s.stall + slowest); err != nil {
 		return 0, err
 	}
-	return s.stream.Write(b)
+	n, err := s.stream.Write(b)
+	s.moved.Add(int64(n))
+	return n, err
+}
+
+// wait sets how long the next read or write may take.
+func (s *patient) wait(most time.Duration) error {
+	now := s.clock.Now()
+	if long := leastAfter*s.stall + time.Duration(s.moved.Load()/leastRate)*time.Second; !s.begun.IsZero() && now.Sub(s.begun) > long {
+		return fmt.Errorf("%d bytes in %s: %w", s.moved.Load(), now.Sub(s.begun).Round(time.Second), os.ErrDeadlineExceeded)
+	}
+	return s.SetDeadline(now.Add(most))
 }
 
 // short names a peer for people: the last 8 characters of its ID, for the

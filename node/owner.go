@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 
@@ -157,7 +158,7 @@ func (n *Node) remove(ctx context.Context, l volume.Link) (RemoveResult, error) 
 	g.SetLimit(removesAtOnce)
 	for _, p := range ids {
 		g.Go(func() error {
-			done, err := e.removePack(gctx, keys.Owner, p, id)
+			done, err := e.removePack(gctx, keys.Owner, p, id, math.MaxUint64)
 			if gctx.Err() != nil {
 				return gctx.Err()
 			}
@@ -268,6 +269,7 @@ func (n *Node) packsOf(ctx context.Context, l volume.Link, owner pack.Owner) ([]
 // removed says what became of one pack.
 type removed struct {
 	kept    bool // another root refers to it
+	renewed bool // it has been stored again, and stays for that
 	foreign bool // it is of another owner
 	bytes   int
 	holders int // that were told
@@ -276,8 +278,9 @@ type removed struct {
 // errUntold is wrapped where no holder of a pack could be told.
 var errUntold = errors.New("no holder could be told")
 
-// removePack deletes a pack unless another root than except refers to it.
-func (e *engine) removePack(ctx context.Context, owner ed25519.PrivateKey, id pack.ID, except store.RootID) (removed, error) {
+// removePack deletes a pack unless another root than except refers to it, or a
+// holder has a state of it with a higher number than newest.
+func (e *engine) removePack(ctx context.Context, owner ed25519.PrivateKey, id pack.ID, except store.RootID, newest uint64) (removed, error) {
 	release, err := e.claim(ctx, id, nil)
 	if errors.Is(err, errClaimed) {
 		return removed{}, fmt.Errorf("%w: %w", errUntold, err)
@@ -325,6 +328,9 @@ func (e *engine) removePack(ctx context.Context, owner ed25519.PrivateKey, id pa
 		holders[a.peer] = true
 		last = max(last, e.believable(a.number))
 	}
+	if last > newest {
+		return removed{renewed: true}, nil
+	}
 	for _, p := range e.remembered(id) {
 		holders[p] = true
 	}
@@ -340,6 +346,9 @@ func (e *engine) removePack(ctx context.Context, owner ed25519.PrivateKey, id pa
 		told, higher := e.tellDeleted(ctx, tomb, targets)
 		if err := ctx.Err(); err != nil {
 			return out, err
+		}
+		if higher > max(newest, tomb.Number) { // who has it so knows better
+			return removed{renewed: true}, nil
 		}
 		if higher > tomb.Number && try < removeTries {
 			last = higher

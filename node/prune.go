@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"maps"
+	"math"
 	"path"
 	"slices"
 	"sync"
@@ -109,7 +110,11 @@ func (n *Node) prune(ctx context.Context, v *vol, q PruneRequest) (PruneResult, 
 	if err := c.commit(ctx, volume.NewDraft(c.w.root), false, ch); err != nil {
 		return PruneResult{}, err
 	}
-	return res, c.drop(ctx, gone, &res)
+	looked := c.looked
+	if !q.Now {
+		looked = looked.Add(-c.n.config.dyingFor())
+	}
+	return res, c.drop(ctx, gone, looked, &res)
 }
 
 const (
@@ -229,12 +234,19 @@ func (c *commit) dead(ctx context.Context, live map[pack.ID]bool, now bool) (dyi
 		return nil, nil, err
 	}
 	e := c.n.engine
-	// What was stored and never published, and what could not be dropped before.
+	// What was stored and never published, and what could not be dropped before. No
+	// head says since when they are dying: they are since they were stored.
 	for id, err := range e.store.PacksOf(ctx, volumeRoot(c.v.owner)) {
 		if err != nil {
 			return nil, nil, err
 		}
+		if candidates[id] || live[id] {
+			continue
+		}
 		candidates[id] = true
+		if p, err := e.store.OwnedPack(id); err == nil {
+			since[id] = time.UnixMilli(int64(p.Number))
+		}
 	}
 	gone = make(map[pack.ID]bool)
 	at := e.clock.Now()
@@ -273,19 +285,25 @@ func (c *Config) dyingFor() time.Duration {
 
 // drop deletes packs that the volume does not list any more, but for those that
 // the commit has written itself: what is written twice has one ID, an empty
-// tree without a history for one.
-func (c *commit) drop(ctx context.Context, gone map[pack.ID]bool, res *PruneResult) error {
+// tree without a history for one. What has been stored after a time stays, for
+// who has stored it may be about to make known that it is needed: the next prune
+// looks at it again.
+func (c *commit) drop(ctx context.Context, gone map[pack.ID]bool, after time.Time, res *PruneResult) error {
 	n, v := c.n, c.v
 	for _, id := range c.written.Packs {
 		delete(gone, id)
 	}
-	var mu sync.Mutex // guards res and dropped
-	var dropped []pack.ID
+	var mu sync.Mutex // guards res, dropped and renewed
+	var dropped, renewed []pack.ID
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(removesAtOnce)
 	for id := range gone {
+		newest := uint64(max(after.UnixMilli(), 0))
+		if c.made[id] { // of a head before the last
+			newest = math.MaxUint64
+		}
 		g.Go(func() error {
-			done, err := n.engine.removePack(gctx, v.keys.Owner, id, volumeRoot(v.owner))
+			done, err := n.engine.removePack(gctx, v.keys.Owner, id, volumeRoot(v.owner), newest)
 			if gctx.Err() != nil {
 				return gctx.Err()
 			}
@@ -297,6 +315,10 @@ func (c *commit) drop(ctx context.Context, gone map[pack.ID]bool, res *PruneResu
 			if err != nil {
 				n.log.Warn("pack not deleted", "pack", id, "err", err)
 				res.Untold++
+				return nil
+			}
+			if done.renewed {
+				renewed = append(renewed, id)
 				return nil
 			}
 			if !done.kept && !done.foreign {
@@ -312,6 +334,10 @@ func (c *commit) drop(ctx context.Context, gone map[pack.ID]bool, res *PruneResu
 		err = context.Cause(ctx)
 	}
 	res.Partial = res.Untold > 0
+	if len(renewed) > 0 && err == nil { // another home has stored them, perhaps
+		res.Dying += len(renewed)
+		_, _, err = n.adopt(ctx, v, renewed, nil)
+	}
 	return errors.Join(err, n.engine.store.DisownPacks(volumeRoot(v.owner), dropped))
 }
 
@@ -340,7 +366,7 @@ func (n *Node) empty(ctx context.Context, v *vol) (PruneResult, error) {
 	if err := c.commit(ctx, volume.NewDraft(nil), false, ch); err != nil {
 		return PruneResult{}, err
 	}
-	return res, c.drop(ctx, gone, &res)
+	return res, c.drop(ctx, gone, c.looked, &res)
 }
 
 // tidy gives the keepers of this home's volumes the heads that none of them has,

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/p2pfs/p2pfs/pack"
 	"github.com/p2pfs/p2pfs/volume"
 	"github.com/p2pfs/p2pfs/wire"
 )
@@ -294,5 +296,111 @@ func TestAPutOnTopOfWhatIsPrunedMeanwhile(t *testing.T) {
 	}
 	if text(t, a, "v:folder/y") != strings.Repeat("y", 9000) {
 		t.Error("another content")
+	}
+}
+
+// between does something before a node is told states of packs, or is given heads.
+type between struct {
+	wire.Handler
+
+	state, head func(from string) // nil: nothing
+}
+
+func (h between) State(ctx context.Context, from string, st *pack.State) error {
+	if h.state != nil {
+		h.state(from)
+	}
+	return h.Handler.State(ctx, from, st)
+}
+
+func (h between) PutHead(ctx context.Context, from string, b []byte) error {
+	if h.head != nil {
+		h.head(from)
+	}
+	return h.Handler.PutHead(ctx, from, b)
+}
+
+// A pack that one home drops, for nothing has referred to it for 48 hours, and
+// that another stores again at that very moment, stays: be it that the other has
+// not made known yet that it needs it, or does so when the first has looked.
+func TestWhatIsPutAgainWhileItIsDroppedStays(t *testing.T) {
+	for _, now := range []bool{false, true} {
+		for _, first := range []string{"the drop", "the put"} {
+			if now && first == "the put" {
+				continue // who does not wait is not waited for
+			}
+			t.Run(fmt.Sprintf("%s, at once %v", first, now), func(t *testing.T) {
+				m := newMemNet(t, 531, 5, 0)
+				a, write, _ := m.created(t, 1, "v")
+				b := m.added(t, 2, write, "v")
+				for _, n := range m.nodes {
+					n.clock = netClock{net: m}
+				}
+				content := string(random(31, 300<<10))
+				into(t, a, "v:", "f", content)
+				id := dataPack(t, a, "v:f")
+				if err := a.removeText(t.Context(), "v:f"); err != nil {
+					t.Fatal(err)
+				}
+				if res, err := b.VolumePrune(t.Context(), "v", PruneRequest{Policy: volume.Policy{Last: 1}}); err != nil || res.Dying == 0 {
+					t.Fatalf("prune: %+v, %v", res, err)
+				}
+				m.ahead.Add(int64(DyingFor + time.Hour))
+				put := func() { into(t, a, "v:", "again", content) }
+				prune := func() {
+					if _, err := b.VolumePrune(t.Context(), "v", PruneRequest{Now: now}); err != nil {
+						t.Error(err)
+					}
+				}
+				var once sync.Once
+				for _, n := range m.holders() {
+					n.wrap = func(h wire.Handler) wire.Handler {
+						if first == "the put" {
+							return between{Handler: h, head: func(from string) {
+								if from == string(a.engine.self) {
+									once.Do(prune)
+								}
+							}}
+						}
+						return between{Handler: h, state: func(string) { once.Do(put) }}
+					}
+				}
+				if first == "the put" {
+					put()
+				} else {
+					prune()
+				}
+				once.Do(func() { t.Fatal("one has ended before the other began") })
+				for _, n := range m.holders() {
+					n.wrap = nil
+				}
+				if dataPack(t, a, "v:again") != id {
+					t.Fatal("it is in another pack: the test is wrong")
+				}
+				m.sweep()
+				c := m.added(t, 3, write, "v")
+				for _, n := range []*Node{a, b, c} {
+					if got := text(t, n, "v:again"); got != content {
+						t.Errorf("got %d bytes", len(got))
+					}
+				}
+				// What nobody needs in the end goes in the end.
+				if err := a.removeText(t.Context(), "v:again"); err != nil {
+					t.Fatal(err)
+				}
+				for range 3 {
+					if _, err := b.VolumePrune(t.Context(), "v", PruneRequest{Policy: volume.Policy{Last: 1}}); err != nil {
+						t.Fatal(err)
+					}
+					m.ahead.Add(int64(DyingFor + time.Hour))
+				}
+				m.sweep()
+				for _, n := range m.holders() {
+					if _, err := n.store.Manifest(id); err == nil {
+						t.Error("in the end it is still there")
+					}
+				}
+			})
+		}
 	}
 }
