@@ -46,10 +46,8 @@ func (u untrue) PutHead(ctx context.Context, from string, b []byte) error {
 
 // lies has a node keep heads as l says.
 func (n *memNode) lies(l untrue) {
-	n.wrap = func(h wire.Handler) wire.Handler {
-		l.Handler = h
-		return l
-	}
+	f := func(h wire.Handler) wire.Handler { return untrue{h, l.tell, l.take} }
+	n.late.Store(&f)
 }
 
 // forgets takes every head and keeps none.
@@ -118,7 +116,7 @@ func TestOldHeadsAreBelievedOnlyWhereNobodyShowsMore(t *testing.T) {
 
 	// They keep what they had when they began.
 	for _, n := range m.holders() {
-		n.wrap = nil
+		n.late.Store(nil)
 	}
 	for _, n := range []*Node{a, b} {
 		if err := n.tidy(t.Context()); err != nil {

@@ -45,8 +45,9 @@ type memNode struct {
 	*engine
 
 	server *server
-	wrap   func(wire.Handler) wire.Handler // lies
-	group  string                          // of its address
+	wrap   func(wire.Handler) wire.Handler                 // lies
+	late   atomic.Pointer[func(wire.Handler) wire.Handler] // the same, for tests in which it may be asked while that changes
+	group  string                                          // of its address
 	down   atomic.Bool
 	hang   atomic.Bool  // accepts streams and says nothing
 	far    atomic.Int64 // how long a stream to it takes to open, in ns
@@ -222,6 +223,9 @@ func (d memDialer) Open(ctx context.Context, p peer.ID) (stream, error) {
 		var h wire.Handler = to.server
 		if to.wrap != nil {
 			h = to.wrap(h)
+		}
+		if f := to.late.Load(); f != nil {
+			h = (*f)(h)
 		}
 		wire.Serve(context.Background(), b, string(d.from.self), wire.Version, h)
 	}()

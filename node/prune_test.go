@@ -353,17 +353,18 @@ func TestWhatIsPutAgainWhileItIsDroppedStays(t *testing.T) {
 					}
 				}
 				var once sync.Once
-				for _, n := range m.holders() {
-					n.wrap = func(h wire.Handler) wire.Handler {
-						if first == "the put" {
-							return between{Handler: h, head: func(from string) {
-								if from == string(a.engine.self) {
-									once.Do(prune)
-								}
-							}}
-						}
-						return between{Handler: h, state: func(string) { once.Do(put) }}
+				wrap := func(h wire.Handler) wire.Handler {
+					if first == "the put" {
+						return between{Handler: h, head: func(from string) {
+							if from == string(a.engine.self) {
+								once.Do(prune)
+							}
+						}}
 					}
+					return between{Handler: h, state: func(string) { once.Do(put) }}
+				}
+				for _, n := range m.holders() {
+					n.late.Store(&wrap)
 				}
 				if first == "the put" {
 					put()
@@ -372,7 +373,7 @@ func TestWhatIsPutAgainWhileItIsDroppedStays(t *testing.T) {
 				}
 				once.Do(func() { t.Fatal("one has ended before the other began") })
 				for _, n := range m.holders() {
-					n.wrap = nil
+					n.late.Store(nil)
 				}
 				if dataPack(t, a, "v:again") != id {
 					t.Fatal("it is in another pack: the test is wrong")

@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
-	"iter"
 
 	"github.com/p2pfs/p2pfs/node"
 	"github.com/p2pfs/p2pfs/volume"
@@ -12,38 +10,57 @@ import (
 // was goes through an earlier tree beside a walk, to tell which files are as
 // they were. Only one goroutine may use it.
 type was struct {
-	next func() (node.Item, error, bool)
-	stop func()
-	at   node.Item // the item to come
-	here bool      // at is set
-	err  error     // nothing more is to be had
+	batches chan []node.Item // closed at the end of the list, which may come early: files are read then
+	stop    context.CancelFunc
+	items   []node.Item // of the batch that was taken last: the first is to come
+	over    bool        // nothing more is to be had
 }
 
-var errEnough = errors.New("nobody wants more")
+const (
+	// wasBatch is how many items of the earlier tree are taken over at one go, and
+	// wasAhead how many such are read beside the walk: it takes as long to read
+	// them as to look at the files.
+	wasBatch = 256
+	wasAhead = 4
+)
 
-// newWas lists the tree that a link leads to. The caller calls close.
+// newWas lists the tree that a link leads to. The caller calls close, which ends
+// what it has begun.
 func newWas(ctx context.Context, api interface {
 	List(ctx context.Context, source string, recursive bool, yield func(node.Item) error) error
 }, link string) *was {
-	w := new(was)
-	w.next, w.stop = iter.Pull2(func(yield func(node.Item, error) bool) {
-		err := api.List(ctx, link, true, func(i node.Item) error {
-			if !yield(i, nil) {
-				return errEnough
+	ctx, stop := context.WithCancel(ctx)
+	w := &was{batches: make(chan []node.Item, wasAhead), stop: stop}
+	go func() {
+		defer close(w.batches)
+		var batch []node.Item
+		give := func() error {
+			select {
+			case w.batches <- batch:
+				batch = nil
+				return nil
+			case <-ctx.Done():
+				return context.Cause(ctx)
 			}
-			return nil
-		})
-		if err != nil && !errors.Is(err, errEnough) {
-			yield(node.Item{}, err)
 		}
-	})
+		_ = api.List(ctx, link, true, func(i node.Item) error {
+			if batch = append(batch, i); len(batch) < wasBatch {
+				return nil
+			}
+			return give()
+		})
+		_ = give()
+	}()
 	return w
 }
 
 // close ends it.
 func (w *was) close() {
-	if w != nil {
-		w.stop()
+	if w == nil {
+		return
+	}
+	w.stop()
+	for range w.batches { // until the list has ended
 	}
 }
 
@@ -53,26 +70,23 @@ func (w *was) same(path string, e *volume.Entry) bool {
 	if w == nil || e.Kind != volume.FileEntry || e.Inode == 0 {
 		return false
 	}
-	for w.err == nil {
-		if !w.here {
-			item, err, ok := w.next()
-			switch {
-			case err != nil:
-				w.err = err
-			case !ok:
-				w.err = errEnough
+	for !w.over {
+		if len(w.items) == 0 {
+			var ok bool
+			if w.items, ok = <-w.batches; !ok {
+				w.over = true
 			}
-			w.at, w.here = item, true
 			continue
 		}
-		switch c := volume.ComparePaths(w.at.Path, path); {
+		at := &w.items[0]
+		switch c := volume.ComparePaths(at.Path, path); {
 		case c > 0:
 			return false
 		case c == 0:
-			o := &w.at.Entry
+			o := &at.Entry
 			return o.Kind == volume.FileEntry && o.Inode == e.Inode && o.Size == e.Size && o.MTime.Equal(e.MTime)
 		}
-		w.here = false
+		w.items = w.items[1:]
 	}
 	return false
 }

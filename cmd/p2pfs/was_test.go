@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -75,8 +76,22 @@ func TestFilesAsTheyWereAreFound(t *testing.T) {
 	l.items, l.fail = l.items[:1], errors.New("no more")
 	w = newWas(t.Context(), l, "link")
 	defer w.close()
-	if a, b := file(1, 10, 1), file(5, 10, 1); !w.same("a", &a) || w.same("c", &b) || w.err == nil {
-		t.Errorf("a list that fails: got error %v", w.err)
+	if a, b := file(1, 10, 1), file(5, 10, 1); !w.same("a", &a) || w.same("c", &b) || !w.over {
+		t.Error("a list that fails: it is not over, or what came before is not there")
+	}
+	for i := range 10 * wasAhead * wasBatch { // more than is read ahead
+		l.items = append(l.items, node.Item{Path: fmt.Sprintf("b/%06d", i), Entry: file(uint64(10+i), 10, 1)})
+	}
+	for _, path := range []string{"", "b/000300", "b/009000"} {
+		w := newWas(t.Context(), l, "link")
+		if path != "" {
+			var i uint64
+			fmt.Sscanf(path, "b/%d", &i)
+			if e := file(10+i, 10, 1); !w.same(path, &e) {
+				t.Errorf("%s is not found", path)
+			}
+		}
+		w.close() // ends what still goes on
 	}
 	var none *was
 	if a := file(1, 10, 1); none.same("a", &a) {
