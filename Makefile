@@ -29,7 +29,7 @@ test: ## every test that needs no C compiler and no root
 # So are simulated years, which have one goroutine a world, and simulated
 # networks, in one of a dozen runs of which the runtime itself gave up; and tests
 # that live through thousands of states one after the other, for minutes.
-SLOWLY := TestAny|TestMarkOfADraft|TestHostileTrees|TestTreesThatNeverEnd|TestListsThatNeverEnd|TestOpenLists|TestGroupsOf|TestAVolumeDoesWhatAModelDoes|TestACommitThatEnds|TestAPruneThatEnds|TestWritersWhoSeeSome
+SLOWLY := TestAny|TestAPartedVolume|TestTwoHeadsOfOneNumber|TestTwoMergeTheSame|TestTwoPutTheSame|TestFalseHeadsPoison|TestMadeUpVolumes|TestWhatIsPutAgain|TestMarkOfADraft|TestHostileTrees|TestTreesThatNeverEnd|TestListsThatNeverEnd|TestOpenLists|TestGroupsOf|TestAVolumeDoesWhatAModelDoes|TestACommitThatEnds|TestAPruneThatEnds|TestWritersWhoSeeSome
 race: ## the others under the race detector; needs a C compiler
 	CGO_ENABLED=1 $(TEST) -race -short -timeout 15m -skip '$(SLOWLY)' $$($(GO) list ./... | grep -v -e internal/testnet -e internal/sim)
 

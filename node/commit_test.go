@@ -345,7 +345,7 @@ func TestTwoMergeTheSameAtOnce(t *testing.T) {
 	m := newMemNet(t, 521, 12, 0)
 	a, write, _ := m.created(t, 1, "v")
 	b := m.added(t, 2, write, "v")
-	for round := range 10 {
+	for round := range 4 {
 		ca, cb := begun(t, a, "v"), begun(t, b, "v")
 		for i, c := range []*commit{ca, cb} {
 			if err := c.put(t, fmt.Sprintf("%d of %d", round, i), "x"); err != nil {
@@ -362,7 +362,7 @@ func TestTwoMergeTheSameAtOnce(t *testing.T) {
 		}
 		wg.Wait()
 	}
-	if got := names(t, a, "v:"); strings.Count(got, "of") != 40 || got != names(t, b, "v:") {
+	if got := names(t, a, "v:"); strings.Count(got, "of") != 16 || got != names(t, b, "v:") {
 		t.Errorf("got %q", got)
 	}
 }
@@ -374,7 +374,7 @@ func TestTwoPutTheSameAtOnce(t *testing.T) {
 	m := newMemNet(t, 522, 12, 0)
 	a, write, _ := m.created(t, 1, "v")
 	b := m.added(t, 2, write, "v")
-	for round := range 12 {
+	for round := range 4 {
 		data := string(random(uint64(900+round), 300<<10))
 		var wg sync.WaitGroup
 		for i, n := range []*Node{a, b} {

@@ -212,7 +212,7 @@ func (p *partial) of(id string) mark {
 	switch {
 	case p.state == nil:
 	case id == "" && p.mark != mark{}: // what there is stays for whoever knows what it is
-		_ = p.state.Close()
+		_ = closeLocked(p.state)
 		p.state = nil
 		p.anonymous()
 	case id == "":
@@ -345,10 +345,10 @@ func (p *partial) done() {
 // locks it that finds it.
 func (p *partial) dropState() {
 	if !removesOpen {
-		_ = p.state.Close()
+		_ = closeLocked(p.state)
 	}
 	_ = os.Remove(p.state.Name())
-	_ = p.state.Close()
+	_ = closeLocked(p.state)
 	p.state = nil
 }
 
@@ -362,7 +362,7 @@ func (p *partial) leave() (kept int64) {
 		return 0
 	}
 	_ = p.state.Sync()
-	_ = p.state.Close()
+	_ = closeLocked(p.state)
 	p.state = nil
 	return p.mark.Bytes
 }

@@ -16,7 +16,7 @@ const (
 	removesOpen = true // what is open can be removed
 )
 
-// lockFile locks an open file until it is closed, also against others that this
+// lockFile locks an open file until closeLocked, also against others that this
 // process has open.
 func lockFile(f *os.File) error {
 	c, err := f.SyscallConn()
@@ -31,6 +31,16 @@ func lockFile(f *os.File) error {
 		return errLocked
 	}
 	return ferr
+}
+
+// closeLocked closes a file that lockFile has locked. A process that is being
+// started has a copy of it for a moment, which would keep the lock.
+func closeLocked(f *os.File) error {
+	var ferr error
+	if c, err := f.SyscallConn(); err == nil {
+		ferr = c.Control(func(fd uintptr) { _ = unix.Flock(int(fd), unix.LOCK_UN) })
+	}
+	return errors.Join(ferr, f.Close())
 }
 
 // ours tells whether a file or directory is this user's, a file under no other

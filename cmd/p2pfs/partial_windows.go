@@ -13,7 +13,7 @@ const (
 	removesOpen = false // what is open cannot be removed
 )
 
-// lockFile locks an open file until it is closed, also against others that this
+// lockFile locks an open file until closeLocked, also against others that this
 // process has open.
 func lockFile(f *os.File) error {
 	const flags = windows.LOCKFILE_EXCLUSIVE_LOCK | windows.LOCKFILE_FAIL_IMMEDIATELY
@@ -24,6 +24,9 @@ func lockFile(f *os.File) error {
 	}
 	return err
 }
+
+// closeLocked closes a file that lockFile has locked.
+func closeLocked(f *os.File) error { return f.Close() }
 
 // ours tells whether a file or directory is this user's: it is where others
 // cannot write, or they were let in.
