@@ -406,11 +406,7 @@ func (n *Node) adoptPuts(ctx context.Context, v *vol, ids []pack.ID) error {
 		if err != nil {
 			continue // some are lost: repair them, and add the volume again
 		}
-		link := volume.FileLink(n.engine.network, root)
-		if e.Kind == volume.DirEntry {
-			link = volume.TreeLink(n.engine.network, root)
-		}
-		if err := n.own(link, e, "", nil, owned); err != nil {
+		if err := n.own(n.linkTo(e, root), e, "", nil, owned); err != nil {
 			return err
 		}
 	}

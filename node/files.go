@@ -41,6 +41,14 @@ func (n *Node) Put(ctx context.Context, q PutRequest, r io.Reader, progress func
 	})
 }
 
+// linkTo gives the link to an entry, a file's or a tree's, at a root.
+func (n *Node) linkTo(e volume.Entry, root pack.Ref) volume.Link {
+	if e.Kind == volume.DirEntry {
+		return volume.TreeLink(n.engine.network, root)
+	}
+	return volume.FileLink(n.engine.network, root)
+}
+
 // root is what was put: packs are those that were stored, kept those that it
 // needs and that were there before.
 type root struct {
@@ -111,10 +119,7 @@ func (n *Node) putRoot(ctx context.Context, q PutRequest, progress func(Progress
 		ofRoot = slices.DeleteFunc(slices.Clone(p.packs), func(x *placed) bool { return slices.Contains(st.commit.written.Packs, x.id) })
 	}
 	before, owned := n.ownedPacks(r.kept)
-	link := volume.FileLink(n.engine.network, r.ref)
-	if r.entry.Kind == volume.DirEntry {
-		link = volume.TreeLink(n.engine.network, r.ref)
-	}
+	link := n.linkTo(r.entry, r.ref)
 	if owned == nil && !into.named {
 		owned = n.own(link, r.entry, q.Source, ofRoot, before)
 	}

@@ -506,12 +506,7 @@ func (d walledDirectory) Walk(ctx context.Context, id [32]byte) iter.Seq2[peer.I
 }
 
 func (d walledDirectory) Closest(ctx context.Context, id [32]byte, n int) ([]peer.ID, error) {
-	var out []peer.ID
-	for p := range d.Walk(ctx, id) {
-		if out = append(out, p); len(out) == n {
-			break
-		}
-	}
+	out := first(d.Walk(ctx, id), n)
 	if len(out) == 0 {
 		return nil, errors.New("no peers")
 	}

@@ -44,12 +44,7 @@ func (d slowDirectory) Walk(_ context.Context, id [32]byte) iter.Seq2[peer.ID, e
 }
 
 func (d slowDirectory) Closest(ctx context.Context, id [32]byte, n int) ([]peer.ID, error) {
-	var out []peer.ID
-	for p := range d.Walk(ctx, id) {
-		if out = append(out, p); len(out) == n {
-			break
-		}
-	}
+	out := first(d.Walk(ctx, id), n)
 	return out, nil
 }
 

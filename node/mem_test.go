@@ -298,13 +298,18 @@ func (d memDirectory) Walk(_ context.Context, id [32]byte) iter.Seq2[peer.ID, er
 	}
 }
 
-func (d memDirectory) Closest(ctx context.Context, id [32]byte, n int) ([]peer.ID, error) {
-	var out []peer.ID
-	for p := range d.Walk(ctx, id) {
+// first gives the first n of some peers.
+func first(peers iter.Seq2[peer.ID, error], n int) (out []peer.ID) {
+	for p := range peers {
 		if out = append(out, p); len(out) == n {
 			break
 		}
 	}
+	return out
+}
+
+func (d memDirectory) Closest(ctx context.Context, id [32]byte, n int) ([]peer.ID, error) {
+	out := first(d.Walk(ctx, id), n)
 	if len(out) == 0 {
 		return nil, dht.ErrNoPeers
 	}

@@ -444,10 +444,7 @@ func (n *Node) pin(ctx context.Context, s sought) (volume.Link, pack.Ref, error)
 	if err != nil {
 		return fail0(err)
 	}
-	link := volume.FileLink
-	if at.Entry().Kind == volume.DirEntry {
-		link = volume.TreeLink
-	} else if at.Entry().Kind != volume.FileEntry {
+	if k := at.Entry().Kind; k != volume.DirEntry && k != volume.FileEntry {
 		return fail0(fail(Usage, "give the directory that it is in", "links lead to files and directories only"))
 	}
 	for _, p := range all {
@@ -457,7 +454,7 @@ func (n *Node) pin(ctx context.Context, s sought) (volume.Link, pack.Ref, error)
 				return fail0(err)
 			}
 			inv, _ := f.Inventory()
-			return link(n.engine.network, p.Root), inv, nil
+			return n.linkTo(at.Entry(), p.Root), inv, nil
 		}
 	}
 	m := volume.NewMark(w.src)
@@ -479,7 +476,7 @@ func (n *Node) pin(ctx context.Context, s sought) (volume.Link, pack.Ref, error)
 	if err := c.commitBy(ctx, p, volume.NewDraft(c.w.root), false, ch); err != nil {
 		return fail0(err)
 	}
-	return link(n.engine.network, root), volume.InventoryOf(e), nil
+	return n.linkTo(e, root), volume.InventoryOf(e), nil
 }
 
 // leaveMine takes what a link leads to out of the home's own volume, where a put
@@ -490,8 +487,10 @@ func (n *Node) leaveMine(ctx context.Context, l volume.Link, ids []pack.ID) (kep
 	if err != nil {
 		return nil, err
 	}
-	if t, err := n.tipsOf(ctx, v.owner); err != nil || len(t.heads) == 0 {
-		return nil, err
+	if len(n.seenTips(v.owner)) == 0 { // it may have been seen by a store that is lost
+		if t, err := n.tipsOf(ctx, v.owner); err != nil || len(t.heads) == 0 {
+			return nil, err
+		}
 	}
 	f, err := volume.OpenRoot(ctx, source{n.engine}, l)
 	if err != nil {

@@ -80,6 +80,10 @@ func (w *writer) differ(ctx context.Context) error {
 			continue
 		}
 		f.still = false
+		var err error
+		if d.lists, err = f.dir.chunks(ctx); err != nil {
+			return err
+		}
 		for l := newList(f.dir.lean()); f.upTo != ""; {
 			c, err := l.next(ctx)
 			if err == nil && c == nil {
@@ -103,9 +107,18 @@ func (w *writer) differ(ctx context.Context) error {
 	return nil
 }
 
-// wholeDir gives the innermost directory as the parent has it, if all in it is as it
-// was and the packs that its list is in can stay.
+// wholeDir gives the innermost directory, of which all has come, as the parent has it,
+// if all in it is as it was and the packs that its list is in can stay; else it
+// differs.
 func (w *writer) wholeDir(ctx context.Context) (was *File, ok bool, err error) {
+	was, ok, err = w.lookWhole(ctx)
+	if err == nil && !ok {
+		err = w.differ(ctx)
+	}
+	return was, ok, err
+}
+
+func (w *writer) lookWhole(ctx context.Context) (was *File, ok bool, err error) {
 	f := w.dirs[len(w.dirs)-1].former
 	if f == nil || !f.still {
 		return nil, false, nil

@@ -180,9 +180,6 @@ func (w *writer) rootDir(ctx context.Context, walk Walk, parent *File) (root Ent
 	}
 	d := w.dirs[0]
 	whole, ok, err := w.wholeDir(ctx)
-	if err == nil && !ok {
-		err = w.differ(ctx)
-	}
 	if err != nil {
 		return root, false, err
 	}
@@ -219,9 +216,11 @@ func (w *writer) open(ctx context.Context, e Entry, path string, was *File) erro
 	}
 	if d.former = newFormer(was); d.former != nil {
 		d.former.still = still
-		var err error
-		if d.lists, err = was.chunks(ctx); err != nil {
-			return err
+		if !still {
+			var err error
+			if d.lists, err = was.chunks(ctx); err != nil {
+				return err
+			}
 		}
 	}
 	w.dirs = append(w.dirs, d)
@@ -311,9 +310,6 @@ func (w *writer) item(ctx context.Context, path string, e Entry, r io.Reader) er
 // closeDir ends the directory opened last.
 func (w *writer) closeDir(ctx context.Context) error {
 	whole, ok, err := w.wholeDir(ctx)
-	if err == nil && !ok {
-		err = w.differ(ctx)
-	}
 	if err != nil {
 		return err
 	}
@@ -613,14 +609,9 @@ func (w *writer) again(ctx context.Context) error {
 		if err := w.reserve(ctx, chunk.MaxSealed(MaxEntry)); err != nil {
 			return err
 		}
-		if err := root.bake(); err != nil {
+		if past[i].Root, err = w.putEntry(&root); err != nil {
 			return err
 		}
-		b, err := root.encode()
-		if err != nil {
-			return err
-		}
-		past[i].Root = w.putMeta(b)
 		w.roots = append(w.roots, &past[i].Root)
 		changed = true
 	}
@@ -707,13 +698,7 @@ func (w *writer) putLinked(l Linked) error {
 		return err
 	}
 	e.inventory = w.putInventory(slices.Clone(l.Packs))
-	if err := e.bake(); err != nil {
-		return err
-	}
-	b, err := e.encode()
-	if err != nil {
-		return err
-	}
-	w.links = append(w.links, w.putMeta(b))
-	return nil
+	ref, err := w.putEntry(&e)
+	w.links = append(w.links, ref)
+	return err
 }

@@ -605,6 +605,18 @@ func (w *writer) reserve(ctx context.Context, n int) error {
 // putMeta adds a chunk to the metadata pack. The pack of the ref is zero.
 func (w *writer) putMeta(plain []byte) pack.Ref { return w.putNew(plain, nil) }
 
+// putEntry is putMeta of an entry, all refs of which are known.
+func (w *writer) putEntry(e *Entry) (pack.Ref, error) {
+	if err := e.bake(); err != nil {
+		return pack.Ref{}, err
+	}
+	b, err := e.encode()
+	if err != nil {
+		return pack.Ref{}, err
+	}
+	return w.putMeta(b), nil
+}
+
 // stays tells whether what is in a pack that was there before can be referred to:
 // not where the volume has not got it, or will not keep it.
 func (w *writer) stays(id pack.ID) bool {
@@ -667,14 +679,10 @@ func (w *writer) finishRoot(ctx context.Context) error {
 // finishEntry writes the entry of the root, for which there is room in the pack
 // being filled, and finishes that.
 func (w *writer) finishEntry(ctx context.Context) error {
-	if err := w.entry.bake(); err != nil {
+	var err error
+	if w.root, err = w.putEntry(&w.entry); err != nil {
 		return err
 	}
-	b, err := w.entry.encode()
-	if err != nil {
-		return err
-	}
-	w.root = w.putMeta(b)
 	w.root.Pack, err = w.finish(ctx, &w.meta, true)
 	if err != nil {
 		return err
