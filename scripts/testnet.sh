@@ -545,8 +545,9 @@ TEXT
 	cmd_start $mid
 	cat <<TEXT
 
-   7 shards are left where 8 are needed. p2pfs says so and leaves no half file
-   behind. Node $mid is started again: absence is not loss, its shards count.
+   7 shards are left where 8 are needed. p2pfs says so, and there is no half
+   file under the name: what it has read waits beside it for the next get.
+   Node $mid is started again: absence is not loss, its shards count.
 
 8. Let $lost new machines join. Nobody tells them, or anybody, what to do: the
    holders that are left know what is missing, restore it and place it on the
